@@ -1,0 +1,1 @@
+"""The SQL of the format and its specification, as files."""

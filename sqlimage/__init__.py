@@ -1,0 +1,1 @@
+"""sqlimage: a volume image that is a database."""

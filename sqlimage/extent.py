@@ -1,0 +1,132 @@
+"""Runs and their algebra, on numpy arrays: what is allocated, what is left over, what overlaps.
+
+A run is half-open, ``start`` to ``start + length``; the unit (bytes or clusters) is the caller's. The on-disk
+streams use ranges inclusive on both ends, as cluster maps do; the conversion is made where they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64s = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """A set of places: sorted, disjoint, non-empty, never touching (adjacent runs are one run)."""
+
+    start: Int64s
+    length: Int64s
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, int]]) -> Runs:
+        """Runs from ``(start, length)`` pairs in any order, overlapping or not; empty ones vanish."""
+        table = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
+        return cls.from_arrays(table[:, 0], table[:, 1])
+
+    @classmethod
+    def from_arrays(cls, start: Int64s, length: Int64s) -> Runs:
+        """As :meth:`of`, from two arrays of the same length."""
+        keep = length > 0
+        start, length = start[keep], length[keep]
+        if len(start) == 0:
+            return cls.empty()
+        order = np.argsort(start, kind="stable")
+        start = start[order]
+        reach = np.maximum.accumulate(start + length[order])
+        first = np.concatenate(([True], start[1:] > reach[:-1]))
+        last = np.concatenate((first[1:], [True]))
+        start = start[first]
+        return cls(start, reach[last] - start)
+
+    @classmethod
+    def empty(cls) -> Runs:
+        none = np.empty(0, dtype=np.int64)
+        return cls(none, none)
+
+    @property
+    def end(self) -> Int64s:
+        return self.start + self.length
+
+    @property
+    def total(self) -> int:
+        """Sum of the lengths."""
+        return int(self.length.sum())
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Pairs of ``(start, length)``."""
+        return iter(zip(self.start.tolist(), self.length.tolist(), strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Runs)
+            and np.array_equal(self.start, other.start)
+            and np.array_equal(self.length, other.length)
+        )
+
+    def union(self, other: Runs) -> Runs:
+        return Runs.from_arrays(
+            np.concatenate((self.start, other.start)), np.concatenate((self.length, other.length))
+        )
+
+    def intersect(self, other: Runs) -> Runs:
+        return _sweep(self, other, both=True)
+
+    def subtract(self, other: Runs) -> Runs:
+        return _sweep(self, other, both=False)
+
+    def clip(self, start: int, end: int) -> Runs:
+        """The part of the runs inside ``start .. end``."""
+        low = np.clip(self.start, start, end)
+        return Runs.from_arrays(low, np.clip(self.end, start, end) - low)
+
+    def complement(self, end: int) -> Runs:
+        """What of ``0 .. end`` the runs leave free."""
+        return Runs.of([(0, end)]).subtract(self)
+
+    def shift(self, by: int) -> Runs:
+        return Runs(self.start + by, self.length)
+
+    def widen(self, unit: int) -> Runs:
+        """The smallest set of whole ``unit``-sized, ``unit``-aligned cells that covers the runs."""
+        low = self.start // unit * unit
+        return Runs.from_arrays(low, -(-self.end // unit) * unit - low)
+
+    def covers(self, other: Runs) -> bool:
+        """Whether every place of ``other`` is in here too."""
+        return len(other.subtract(self)) == 0
+
+
+def first_overlap(start: Int64s, length: Int64s) -> int | None:
+    """The place where two of the given runs (any order) first meet, or None where none do."""
+    keep = length > 0
+    start, length = start[keep], length[keep]
+    if len(start) < 2:
+        return None
+    order = np.argsort(start, kind="stable")
+    start = start[order]
+    reach = np.maximum.accumulate(start + length[order])
+    hit = np.flatnonzero(start[1:] < reach[:-1])
+    return int(start[hit[0] + 1]) if len(hit) else None
+
+
+def _sweep(a: Runs, b: Runs, *, both: bool) -> Runs:
+    """Walk the borders of two sets: keep where a holds and b does (``both``) or does not."""
+    if len(a) == 0 or (both and len(b) == 0):
+        return Runs.empty()
+    if len(b) == 0:
+        return a
+    border = np.concatenate((a.start, a.end, b.start, b.end))
+    in_a = np.repeat(np.array([1, -1, 0, 0]), [len(a), len(a), len(b), len(b)])
+    in_b = np.repeat(np.array([0, 0, 1, -1]), [len(a), len(a), len(b), len(b)])
+    order = np.argsort(border, kind="stable")
+    border = border[order]
+    wanted = (np.cumsum(in_a[order]) == 1) & (np.cumsum(in_b[order]) == int(both))
+    return Runs.from_arrays(border[:-1][wanted[:-1]], np.diff(border)[wanted[:-1]])

@@ -1,0 +1,1 @@
+"""Devices that are not images: files, block devices, memory, windows, partition tables."""

@@ -1,0 +1,32 @@
+"""What all tests share: real images of others where they are at hand, and the programs that serve as oracles."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def images_directory() -> Path | None:
+    """Where real images made by others lie: $SQLIMAGE_IMAGES, or ``shared/images`` beside the checkout."""
+    place = Path(os.environ.get("SQLIMAGE_IMAGES", CHECKOUT.parent / "shared" / "images"))
+    return place if (place / "MANIFEST.tsv").is_file() else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_on_path() -> None:
+    """File system makers live in sbin, which not every user's PATH holds."""
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+
+
+def run(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
+    """Run a program that must succeed; its output is in the failure message."""
+    assert shutil.which(str(argv[0])), f"{argv[0]} is missing: run tests/install-debian-packages.sh"
+    done = subprocess.run([str(a) for a in argv], capture_output=True, check=False, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, (argv, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+    return done  # type: ignore[no-any-return]
