@@ -1,1 +1,151 @@
-"""sqlimage: a volume image that is a database."""
+"""sqlimage: a volume image that is a database.
+
+The public interface. Everything else in the package may change without notice::
+
+    import sqlimage
+
+    sqlimage.capture("disk.img", "disk.sqlimage", label="golden")
+    with sqlimage.Image.open("disk.sqlimage") as image:
+        version = image.version("golden")
+        version.driver().read(0, 512)
+        sqlimage.restore(version, "copy.img")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from sqlimage.errors import (
+    DamagedError,
+    DeviceError,
+    FormatError,
+    InconsistentVolume,
+    InterruptedByUser,
+    NotFoundError,
+    RefusedError,
+    SqlimageError,
+    UsageError,
+)
+from sqlimage.tool import VERSION as __version__
+
+if TYPE_CHECKING:
+    from sqlimage.catalog import Found, find
+    from sqlimage.device import BlockDevice, DeviceExtent, WritableDevice
+    from sqlimage.filesystem.contract import Content, read_all
+    from sqlimage.image.driver import ImageDriver
+    from sqlimage.image.image import Image, Version
+    from sqlimage.image.query import Answer, Query
+    from sqlimage.image.verify import Problem, VerifyReport, verify
+    from sqlimage.journey.capture import capture
+    from sqlimage.journey.extract import ExtractReport, extract
+    from sqlimage.journey.presets import PRESETS
+    from sqlimage.journey.restore import RestoreReport, restore
+    from sqlimage.journey.story import CaptureReport, VolumeReport
+    from sqlimage.media.file import FileDevice, WritableFileDevice
+    from sqlimage.media.geometry import Geometry
+    from sqlimage.media.memory import MemoryDevice
+    from sqlimage.media.partition import Partition, PartitionTable, read_partition_table
+    from sqlimage.media.window import Window, WritableWindow
+    from sqlimage.streams.audit import AuditRow
+    from sqlimage.streams.control import Control, Volume
+    from sqlimage.streams.database import recover
+    from sqlimage.streams.files import FileRow
+    from sqlimage.streams.properties import parse as parse_property
+    from sqlimage.units import format_size, parse_size
+
+# Where each name lives. They are imported when first asked for: numpy alone costs more than most commands.
+_HOMES = {
+    "catalog": ("Found", "find"),
+    "device": ("BlockDevice", "DeviceExtent", "WritableDevice"),
+    "filesystem.contract": ("Content", "read_all"),
+    "image.driver": ("ImageDriver",),
+    "image.image": ("Image", "Version"),
+    "image.query": ("Answer", "Query"),
+    "image.verify": ("Problem", "VerifyReport", "verify"),
+    "journey.capture": ("capture",),
+    "journey.extract": ("ExtractReport", "extract"),
+    "journey.presets": ("PRESETS",),
+    "journey.restore": ("RestoreReport", "restore"),
+    "journey.story": ("CaptureReport", "VolumeReport"),
+    "media.file": ("FileDevice", "WritableFileDevice"),
+    "media.geometry": ("Geometry",),
+    "media.memory": ("MemoryDevice",),
+    "media.partition": ("Partition", "PartitionTable", "read_partition_table"),
+    "media.window": ("Window", "WritableWindow"),
+    "streams.audit": ("AuditRow",),
+    "streams.control": ("Control", "Volume"),
+    "streams.database": ("recover",),
+    "streams.files": ("FileRow",),
+    "units": ("format_size", "parse_size"),
+}
+_HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}
+_HOME_OF["parse_property"] = ("streams.properties", "parse")
+
+__all__ = [
+    "PRESETS",
+    "Answer",
+    "AuditRow",
+    "BlockDevice",
+    "CaptureReport",
+    "Content",
+    "Control",
+    "DamagedError",
+    "DeviceError",
+    "DeviceExtent",
+    "ExtractReport",
+    "FileDevice",
+    "FileRow",
+    "FormatError",
+    "Found",
+    "Geometry",
+    "Image",
+    "ImageDriver",
+    "InconsistentVolume",
+    "InterruptedByUser",
+    "MemoryDevice",
+    "NotFoundError",
+    "Partition",
+    "PartitionTable",
+    "Problem",
+    "Query",
+    "RefusedError",
+    "RestoreReport",
+    "SqlimageError",
+    "UsageError",
+    "VerifyReport",
+    "Version",
+    "Volume",
+    "VolumeReport",
+    "Window",
+    "WritableDevice",
+    "WritableFileDevice",
+    "WritableWindow",
+    "__version__",
+    "capture",
+    "extract",
+    "find",
+    "format_size",
+    "open",
+    "parse_property",
+    "parse_size",
+    "read_all",
+    "read_partition_table",
+    "recover",
+    "restore",
+    "verify",
+]
+
+
+def open(path: str, *, writable: bool = False) -> Image:  # noqa: A001  # the field's word for it
+    """Open an image file: :meth:`Image.open`."""
+    from sqlimage.image.image import Image
+
+    return Image.open(path, writable=writable)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'sqlimage' has no attribute {name!r}")
+    home, inside = _HOME_OF[name]
+    return getattr(import_module(f"sqlimage.{home}"), inside)

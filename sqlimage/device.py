@@ -66,6 +66,5 @@ def check_range(offset_bytes: int, length_bytes: int, size_bytes: int, what: str
     """Raise :class:`DeviceError` unless the range lies within ``0 .. size_bytes``."""
     if offset_bytes < 0 or length_bytes < 0 or offset_bytes + length_bytes > size_bytes:
         raise DeviceError(
-            f"{what}: bytes {offset_bytes} to {offset_bytes + length_bytes} were asked for, "
-            f"the device has {size_bytes}"
+            f"{what}: bytes {offset_bytes} to {offset_bytes + length_bytes} were asked for, the device has {size_bytes}"
         )

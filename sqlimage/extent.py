@@ -72,9 +72,7 @@ class Runs:
         )
 
     def union(self, other: Runs) -> Runs:
-        return Runs.from_arrays(
-            np.concatenate((self.start, other.start)), np.concatenate((self.length, other.length))
-        )
+        return Runs.from_arrays(np.concatenate((self.start, other.start)), np.concatenate((self.length, other.length)))
 
     def intersect(self, other: Runs) -> Runs:
         return _sweep(self, other, both=True)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from sqlimage.errors import UsageError
+
+Progress = Callable[[int, int], None]
+"""Called from time to time with bytes done and bytes to do."""
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 NO_TIME = -(1 << 63)

@@ -1,1 +1,1 @@
-""""""
+"""Chunks: bytes to what is stored and back."""

@@ -92,6 +92,16 @@ class Contents:
     def __len__(self) -> int:
         return len(self.record)
 
+    def run_owner(self) -> Int64s:
+        """For every run, the row of the content it belongs to."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.first_run))
+
+    def run_place(self) -> Int64s:
+        """For every run, how many bytes of its content lie before it."""
+        end = np.cumsum(self.run_length)
+        before = np.concatenate((np.zeros(1, dtype=np.int64), end))
+        return end - self.run_length - np.repeat(before[self.first_run[:-1]], np.diff(self.first_run))
+
 
 @dataclass(frozen=True, slots=True)
 class Entries:

@@ -35,6 +35,8 @@ class FileDevice:
         except FileNotFoundError:
             raise NotFoundError(f"{self.path}: no such file or device") from None
         except OSError as problem:
+            if problem.errno == errno.EBUSY:
+                raise RefusedError(f"{self.path}: the device is mounted or in use", hint="unmount it first") from None
             raise DeviceError(f"{self.path}: cannot be opened ({problem.strerror})") from None
         try:
             mode = os.fstat(self._fd).st_mode
@@ -89,7 +91,8 @@ class FileDevice:
                 yield DeviceExtent(at, data - at, is_data=False)
             if data < end:
                 hole = self._seek(data, os.SEEK_HOLE, end)
-                yield DeviceExtent(data, hole - data, is_data=True)
+                if hole > data:  # not so where someone punches a hole between the two calls
+                    yield DeviceExtent(data, hole - data, is_data=True)
                 at = hole
             else:
                 at = end
@@ -99,6 +102,9 @@ class FileDevice:
             return min(os.lseek(self._fd, at, whence), end)
         except OSError as problem:
             if problem.errno == errno.ENXIO:
+                # no data up to the end of the file, which must still be where it was: what is gone is no hole
+                if os.fstat(self._fd).st_size < end:
+                    raise DeviceError(f"{self.path}: ends before byte {end}, it was cut while being read") from None
                 return end
             return at if whence == os.SEEK_DATA else end  # no holes known here: all of it is data
 
@@ -120,14 +126,7 @@ class WritableFileDevice(FileDevice):
                 self._flags = os.O_RDWR | os.O_EXCL
         except OSError:
             pass  # the open below says what is wrong
-        try:
-            super().__init__(path)
-        except DeviceError:
-            if self._flags & os.O_EXCL:
-                raise RefusedError(
-                    f"{os.fspath(path)}: the device is mounted or in use", hint="unmount it first"
-                ) from None
-            raise
+        super().__init__(path)
 
     def write(self, offset_bytes: int, data: bytes | Buffer) -> None:
         check_range(offset_bytes, len(data), self._size_bytes, self.path)
@@ -142,14 +141,14 @@ class WritableFileDevice(FileDevice):
                 ) from None
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
-        """Punch a hole in a file; write zeros where that is not possible."""
+        """Punch a hole; write zeros where that is not possible."""
         check_range(offset_bytes, length_bytes, self._size_bytes, self.path)
-        if not self.is_block_device and length_bytes:
+        if length_bytes:
             try:
                 _punch_hole(self._fd, offset_bytes, length_bytes)
                 return
             except OSError:
-                pass  # this file system keeps no holes
+                pass  # this file system or block device keeps no holes, or only of whole sectors
         for at in range(offset_bytes, offset_bytes + length_bytes, len(_ZEROS)):
             self.write(at, memoryview(_ZEROS)[: min(len(_ZEROS), offset_bytes + length_bytes - at)].toreadonly())
 
@@ -162,6 +161,8 @@ class WritableFileDevice(FileDevice):
         self._size_bytes = size_bytes
 
     def flush(self) -> None:
+        if self._fd < 0:
+            raise DeviceError(f"{self.path}: sync failed (it is closed)")
         try:
             os.fsync(self._fd)
         except OSError as problem:

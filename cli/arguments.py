@@ -1,0 +1,38 @@
+"""Arguments that several commands take, and what they mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+import sqlimage
+
+ImageArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE",
+        help="An image file, or IMAGE@VERSION: a number, a label, the beginning of a UUID, or `latest`.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead.")]
+
+
+def split_image(text: str) -> tuple[str, str | None]:
+    """File and version of ``IMAGE@VERSION``. A file whose name holds an @ is taken as it is."""
+    if os.path.exists(text) or "@" not in text:
+        return text, None
+    path, _, version = text.rpartition("@")
+    return path, version
+
+
+@contextmanager
+def opened(text: str, *, writable: bool = False) -> Iterator[sqlimage.Version]:
+    """The version that an IMAGE argument means, its image open while the block runs."""
+    path, version = split_image(text)
+    with sqlimage.Image.open(path, writable=writable) as image:
+        yield image.version(version)

@@ -1,0 +1,25 @@
+"""``sqlimage cat``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sqlimage import read_all
+
+from .arguments import ImageArgument, opened
+
+EXAMPLE = "sqlimage cat laptop.sqlimage /Users/joe/note.txt"
+
+
+def command(
+    image: ImageArgument,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A file in the image, or a stream as /file:stream.")],
+) -> None:
+    """Write the bytes of one file to stdout."""
+    with opened(image) as version, version.content(path) as content:
+        for block in read_all(content):
+            sys.stdout.buffer.write(block)
+        sys.stdout.buffer.flush()

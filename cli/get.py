@@ -1,0 +1,39 @@
+"""``sqlimage get``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import sqlimage
+from sqlimage import format_size
+
+from .arguments import ImageArgument, JsonOption, opened
+from .output import message, print_json
+
+EXAMPLE = "sqlimage get laptop.sqlimage /Users/joe ./joe"
+_MOST_TOLD = 20
+
+
+def command(
+    image: ImageArgument,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A file or a directory in the image; / for all.")],
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="Where to put it; it must not exist.")],
+    json: JsonOption = False,
+) -> None:
+    """Copy a file or a directory tree out of an image. Nothing is written outside DEST, whatever the names."""
+    with opened(image) as version:
+        report = sqlimage.extract(version, path, destination)
+    if json:
+        print_json(report)
+        return
+    for what, rows in (("renamed", report.renamed), ("skipped", report.skipped)):
+        for shown, why in rows[:_MOST_TOLD]:
+            message(f"{what}: {shown}: {why}")
+        if len(rows) > _MOST_TOLD:
+            message(f"{what}: {len(rows) - _MOST_TOLD} more; --json lists them all")
+    print(
+        f"{report.files} files, {report.directories} directories, {format_size(report.total_bytes)} "
+        f"to {report.destination}"
+    )

@@ -1,0 +1,80 @@
+"""``sqlimage info``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from sqlimage import format_size
+
+from .arguments import ImageArgument, JsonOption, opened
+from .output import print_json, print_pairs, print_table
+
+EXAMPLE = "sqlimage info laptop.sqlimage@golden"
+
+
+def command(image: ImageArgument, json: JsonOption = False) -> None:
+    """Show what an image is: its versions, its medium, its volumes, its properties."""
+    with opened(image) as version:
+        control, volumes, properties = version.control, version.volumes(), version.properties()
+        versions = [other.control for other in version.image.versions()]
+        path, allocated = version.image.path, version.allocated().total * control.bytes_per_cluster
+    if json:
+        print_json(
+            {
+                "image": path,
+                "image_bytes": os.path.getsize(path),
+                **dataclasses.asdict(control),
+                "allocated_bytes": min(allocated, control.medium_bytes),
+                "volumes": volumes,
+                "properties": properties,
+                "versions": versions,
+            }
+        )
+        return
+    shape = (control.cylinders, control.tracks_per_cylinder, control.sectors_per_track)
+    print_pairs(
+        [
+            ("image", f"{path} ({format_size(os.path.getsize(path))})"),
+            ("version", f"{control.version}" + (f" ({control.label})" if control.label else "") + f", {control.state}"),
+            ("uuid", control.uuid),
+            ("parent", control.parent_uuid),
+            ("captured", f"{control.created_at} from {control.source}"),
+            ("medium", f"{format_size(control.medium_bytes)} ({control.medium_bytes} bytes)"),
+            ("cluster", format_size(control.bytes_per_cluster)),
+            ("sector", format_size(control.bytes_per_sector)),
+            ("geometry", "/".join(map(str, shape)) if None not in shape else None),
+            ("partition table", control.partition_scheme),
+            ("allocated", format_size(min(allocated, control.medium_bytes))),
+            ("compression", control.compression),
+            ("encryption", control.encryption),
+        ]
+    )
+    print()
+    print_table(
+        ["volume", "offset", "length", "file system", "label", "serial", "cluster", "hidden sectors", "state", "taken"],
+        (
+            (
+                volume.number,
+                format_size(volume.offset_clusters * control.bytes_per_cluster),
+                format_size(volume.length_bytes),
+                volume.file_system,
+                volume.label,
+                volume.serial,
+                format_size(volume.bytes_per_cluster) if volume.bytes_per_cluster else None,
+                volume.hidden_sectors,
+                " ".join(n for n, on in (("dirty", volume.dirty), ("hibernated", volume.hibernated)) if on) or "clean",
+                volume.captured_as + (f": {volume.raw_reason}" if volume.raw_reason else ""),
+            )
+            for volume in volumes
+        ),
+    )
+    if properties:
+        print()
+        print_pairs(sorted(properties.items()))
+    if len(versions) > 1:
+        print()
+        print_table(
+            ["version", "label", "uuid", "parent", "state", "created"],
+            ((v.version, v.label, v.uuid, v.parent_uuid, v.state, v.created_at) for v in versions),
+        )

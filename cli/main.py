@@ -1,0 +1,93 @@
+"""The command line: each command in a file of its own parses, calls the library once, and prints."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+import sqlimage
+
+from . import audit, capture, cat, find, get, info, ls, restore, sql, tour, verify
+from . import property as property_
+from .output import message
+
+EXIT_CODES = """\
+0 done
+1 `verify` found damage
+2 the command or an argument is not right
+3 what was asked for does not exist
+4 refused, because it would harm something; nothing was written
+5 the file is not an image, or it is damaged
+6 the system refused (no space, no permission, a failing disk)
+70 an error inside sqlimage
+130 interrupted; what was begun was taken back"""
+
+app = typer.Typer(
+    name="sqlimage",
+    help="Volume images that are databases: capture, query, restore and verify disks as one SQLite file.",
+    epilog="Exit codes: " + "; ".join(EXIT_CODES.splitlines()) + ".",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"sqlimage {sqlimage.__version__}")
+        raise typer.Exit
+
+
+for module in (capture, restore, info, ls, cat, get, sql, audit, find, verify, tour):
+    app.command(name=module.__name__.rpartition(".")[2], epilog=f"Example: {module.EXAMPLE}")(module.command)
+app.add_typer(property_.app, name="property")
+
+
+def main() -> None:
+    """The console script. Whatever happens, the user sees one line that says what, and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except sqlimage.SqlimageError as problem:
+        message(f"sqlimage: {problem}")
+        raise SystemExit(problem.exit_code) from None
+    except KeyboardInterrupt:
+        message("sqlimage: interrupted; what was begun was taken back")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not complain while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except Exception as problem:
+        raise SystemExit(_unexpected(problem)) from None
+
+
+def _unexpected(problem: Exception) -> int:
+    """The exit code for what is no error of ours: misuse of the command line, or a mistake in the program."""
+    show = getattr(problem, "format_message", None)
+    if show:
+        message(f"sqlimage: {show()}; `--help` shows what is allowed")
+        return 2
+    if isinstance(problem, OSError) and problem.strerror:
+        message(f"sqlimage: {problem.filename or 'the system'}: {problem.strerror}")
+        return 6
+    if os.environ.get("SQLIMAGE_DEBUG"):
+        traceback.print_exc()
+    message(f"sqlimage: an error inside sqlimage: {type(problem).__name__}: {problem}; SQLIMAGE_DEBUG=1 shows where")
+    return 70
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

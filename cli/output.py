@@ -1,0 +1,100 @@
+"""How commands speak: tables and JSON on stdout, messages and progress on stderr, names that cannot harm a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_LOOKED_AT = 500
+"""Rows that decide how wide the columns of a table are; later, wider ones stand out."""
+
+
+def printable(text: str) -> str:
+    """Text with control characters and direction marks shown as escapes, so that no name can move the cursor."""
+    return _HARMFUL.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)
+
+
+def message(text: str) -> None:
+    """One line for the person, on stderr."""
+    print(printable(text), file=sys.stderr)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout: dataclasses as objects, bytes as hexadecimal text."""
+    text = json.dumps(_plain(value), ensure_ascii=False, indent=2)
+    print(re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> int:
+    """Rows under aligned headings, streamed; how many there were. Nothing is cut off."""
+    source = iter(rows)
+    first = [[cell(value) for value in row] for row in itertools.islice(source, _LOOKED_AT)]
+    widths = [max(map(len, column)) for column in zip(columns, *first, strict=True)] if first else [*map(len, columns)]
+    # Numbers stand at the right, by what most of the first rows hold.
+    right = [bool(first) and all(_is_number(row[n]) for row in first) for n in range(len(columns))]
+    _line(columns, widths, right)
+    count = 0
+    for line in itertools.chain(first, ([cell(value) for value in row] for row in source)):
+        _line(line, widths, right)
+        count += 1
+    return count
+
+
+def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one a line; pairs without a value are left out."""
+    shown = [(name, cell(value)) for name, value in pairs if value is not None]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        print(f"{name:<{width}}  {value}")
+
+
+def cell(value: object) -> str:
+    """A value as a table shows it: NULL empty, bytes as text where they are text, else hexadecimal."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.hex() if len(value) <= 64 else f"{value[:32].hex()}... ({len(value)} bytes)"
+    return printable(str(value))
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr while the block runs, where stderr is a terminal; None where it is not."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    shape = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    bar = Progress(*shape, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _is_number(text: str) -> bool:
+    return text == "" or bool(re.fullmatch(r"-?\d+(\.\d+)?( ([KMGTP]i)?B)?", text))
+
+
+def _line(values: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> None:
+    cells = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True))
+    print("  ".join(cells).rstrip())

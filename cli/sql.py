@@ -1,0 +1,40 @@
+"""``sqlimage sql``."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import sys
+from typing import Annotated
+
+import typer
+
+import sqlimage
+
+from .arguments import ImageArgument, JsonOption, opened
+from .output import print_json, print_table
+
+EXAMPLE = 'sqlimage sql laptop.sqlimage "SELECT path, bytes FROM file ORDER BY bytes DESC LIMIT 5"'
+
+
+def command(
+    image: ImageArgument,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SQL statement that reads.")],
+    json: JsonOption = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values instead.")] = False,
+) -> None:
+    """Ask an image in SQL. The image is opened read-only; a statement that writes is refused.
+
+    The function content('/path') gives a file's bytes, to search inside files.
+    """
+    if json and csv:
+        raise sqlimage.UsageError("--json and --csv exclude each other")
+    with opened(image) as version, sqlimage.Query(version) as asked:
+        answer = asked.run(query)
+        if json:
+            print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
+        elif csv:
+            writer = csv_module.writer(sys.stdout)
+            writer.writerow(answer.columns)
+            writer.writerows([v.hex() if isinstance(v, bytes) else v for v in row] for row in answer.rows)
+        elif answer.columns:
+            print_table(answer.columns, answer.rows)

@@ -1,0 +1,46 @@
+"""``sqlimage verify``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import sqlimage
+from sqlimage import format_size
+
+from .arguments import ImageArgument, JsonOption, split_image
+from .output import message, print_json, printable, progress_bar
+
+EXAMPLE = "sqlimage verify laptop.sqlimage"
+_MOST_FILES = 10
+
+
+def command(
+    image: ImageArgument,
+    recover: Annotated[bool, typer.Option("--recover", help="First take back a change that was interrupted.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check every digest, range and reference, the audit chain and the database; exit 1 where something is wrong."""
+    path, wanted = split_image(image)
+    if recover and sqlimage.recover(path):
+        message(f"{path}: an interrupted change was taken back")
+    with sqlimage.Image.open(path) as opened, progress_bar("verifying") as progress:
+        opened.version(wanted)
+        report = sqlimage.verify(opened, progress=progress)
+    if json:
+        print_json(report)
+    else:
+        for problem in report.problems:
+            print(printable(problem.what))
+            for file in problem.files[:_MOST_FILES]:
+                print(f"  hits {printable(file)}")
+            if len(problem.files) > _MOST_FILES:
+                print(f"  and {len(problem.files) - _MOST_FILES} more files; --json lists them all")
+        print(
+            f"{report.chunks} chunks ({format_size(report.content_bytes)} in {format_size(report.stored_bytes)}), "
+            f"{report.records} map records, {report.audit_rows} audit rows: "
+            + ("whole" if report.is_whole else f"{len(report.problems)} problems")
+        )
+    if not report.is_whole:
+        raise typer.Exit(1)

@@ -1,0 +1,66 @@
+-- What a person with nothing but the sqlite3 shell asks. Each view gives the effective state of every version over
+-- its lineage (the part of it that is in this file).
+
+-- Every version with each of its ancestors; depth 0 is the version itself.
+CREATE VIEW lineage (version, ancestor, depth) AS
+WITH RECURSIVE line (version, ancestor, depth) AS (
+  SELECT version, version, 0 FROM control
+  UNION ALL
+  SELECT line.version, parent.version, line.depth + 1
+  FROM line
+  JOIN control AS child ON child.version = line.ancestor
+  JOIN control AS parent ON parent.uuid = child.parent_uuid
+  WHERE line.depth < 1000
+)
+SELECT version, ancestor, depth FROM line;
+
+-- The properties that hold for a version: the nearest row of a name wins, a NULL value hides.
+CREATE VIEW effective_property (version, name, value) AS
+SELECT version, name, value FROM (
+  SELECT lineage.version AS version, property.name AS name, property.value AS value, min(lineage.depth)
+  FROM lineage JOIN property ON property.version = lineage.ancestor
+  GROUP BY lineage.version, property.name
+)
+WHERE value IS NOT NULL;
+
+-- The files of a version: the nearest row of a path wins, `deleted` hides.
+CREATE VIEW effective_file
+  (version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, since) AS
+SELECT version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, since FROM (
+  SELECT lineage.version AS version, file.volume AS volume, file.path AS path, file.kind AS kind,
+         file.bytes AS bytes, file.modified_at AS modified_at, file.record AS record, file.stream AS stream,
+         file.attributes AS attributes, file.digest AS digest, file.deleted AS deleted,
+         file.version AS since, min(lineage.depth)
+  FROM lineage JOIN file ON file.version = lineage.ancestor
+  GROUP BY lineage.version, file.volume, file.path
+)
+WHERE deleted = 0;
+
+-- The allocated runs of a version: its own, or those of the nearest ancestor that has any.
+CREATE VIEW effective_bitmap (version, start_cluster, end_cluster) AS
+SELECT near.version, bitmap.start_cluster, bitmap.end_cluster
+FROM (
+  SELECT lineage.version AS version, lineage.ancestor AS ancestor, min(lineage.depth)
+  FROM lineage
+  WHERE EXISTS (SELECT 1 FROM bitmap WHERE bitmap.version = lineage.ancestor)
+  GROUP BY lineage.version
+) AS near
+JOIN bitmap ON bitmap.version = near.ancestor;
+
+-- The cluster map as the field knows it: {start, end, offset, length, compressed size, flags}.
+CREATE VIEW cluster_map_record (version, start_cluster, end_cluster, data, "offset", length, compressed_size, flags) AS
+SELECT cluster_map.version, cluster_map.start_cluster, cluster_map.end_cluster, cluster_map.data,
+       cluster_map.data_offset,
+       (cluster_map.end_cluster - cluster_map.start_cluster + 1) * control.bytes_per_cluster,
+       data.stored_bytes, cluster_map.flags
+FROM cluster_map
+JOIN control ON control.version = cluster_map.version
+LEFT JOIN data ON data.id = cluster_map.data;
+
+-- Every extent with the path of the file it belongs to (a file with several names appears once for each).
+CREATE VIEW owner (version, volume, path, start_cluster, end_cluster) AS
+SELECT extent.version, extent.volume, file.path, extent.start_cluster,
+       extent.start_cluster + extent.clusters - 1
+FROM extent
+JOIN file ON file.version = extent.version AND file.volume = extent.volume
+         AND file.record = extent.record AND file.stream = extent.stream;

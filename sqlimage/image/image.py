@@ -1,0 +1,216 @@
+"""An image file and the versions in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlimage.errors import FormatError, InconsistentVolume, NotFoundError, UsageError
+from sqlimage.extent import Runs
+from sqlimage.filesystem.contract import Content, FileSystem
+from sqlimage.filesystem.probe import open_file_system
+from sqlimage.image.driver import ImageDriver
+from sqlimage.media.window import Window
+from sqlimage.streams import audit, bitmap, control, files, properties
+from sqlimage.streams.audit import AuditRow
+from sqlimage.streams.control import Control, Volume
+from sqlimage.streams.database import Database
+from sqlimage.streams.files import FileRow
+from sqlimage.streams.properties import Value
+from sqlimage.tool import TOOL
+
+
+class Image:
+    """An opened image. Use as a context manager, or close it.
+
+    The streams are reached by the accessors below, through :attr:`database` by SQL, and by :meth:`Version.driver` as
+    a device.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> Image:
+        """Open an image file; read-only unless told otherwise, and then not a byte of it changes.
+
+        Raises :class:`~sqlimage.errors.NotFoundError`, :class:`~sqlimage.errors.FormatError`,
+        :class:`~sqlimage.errors.RefusedError`, :class:`~sqlimage.errors.DeviceError`.
+        """
+        return cls(Database.open(path, writable=writable))
+
+    @property
+    def path(self) -> str:
+        return self.database.path
+
+    def versions(self) -> list[Version]:
+        """All versions in the file, by number."""
+        return [Version(self, found) for found in control.versions(self.database)]
+
+    def version(self, wanted: str | None = None) -> Version:
+        """One version by number, label, UUID or the beginning of it, or ``latest`` (also None).
+
+        Raises :class:`~sqlimage.errors.NotFoundError`, naming what there is.
+        """
+        return Version(self, control.find_version(self.database, wanted))
+
+    def driver(self, version: str | None = None) -> ImageDriver:
+        """A version as a block device."""
+        return self.version(version).driver()
+
+    def audit(self) -> list[AuditRow]:
+        """The audit trail, oldest row first."""
+        return audit.read_all(self.database)
+
+    def close(self) -> None:
+        self.database.close()
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Version:
+    """One version of an image."""
+
+    def __init__(self, image: Image, found: Control) -> None:
+        self.image = image
+        self.control = found
+
+    @property
+    def number(self) -> int:
+        return self.control.version
+
+    def volumes(self) -> list[Volume]:
+        """The volumes of the medium, by number."""
+        return control.volumes(self.image.database, self.control)
+
+    def volume(self, number: int) -> Volume:
+        """One volume. Raises :class:`~sqlimage.errors.NotFoundError`, naming the numbers there are."""
+        known = self.volumes()
+        for volume in known:
+            if volume.number == number:
+                return volume
+        numbers = ", ".join(str(volume.number) for volume in known)
+        raise NotFoundError(f"{self.image.path}: no volume {number}", hint=f"there are {numbers}")
+
+    def driver(self) -> ImageDriver:
+        """This version as a block device; close it when done."""
+        return ImageDriver(self.image.database, self.control)
+
+    def allocated(self) -> Runs:
+        """The bitmap stream: allocated runs, in clusters of the medium."""
+        return bitmap.read(self.image.database, self.number)
+
+    def properties(self) -> dict[str, Value]:
+        """The properties that hold for this version, by name."""
+        return properties.read_all(self.image.database, self.number)
+
+    def set_property(self, name: str, value: Value) -> None:
+        """Set a property, or hide an inherited one with None; audited, in one transaction.
+
+        The image MUST be open for writing.
+        """
+        database = self.image.database
+        properties.check(name, value)
+        with database.transaction():
+            before = self.properties().get(name)
+            properties.put(database, self.number, name, value)
+            shown = {"name": name, "before": _told(before), "after": _told(value)}
+            audit.append(database, "property", tool=TOOL, version=self.number, detail=shown)
+
+    def unset_property(self, name: str) -> None:
+        """Remove a property; audited. Raises :class:`~sqlimage.errors.NotFoundError` where it is not set."""
+        if name not in self.properties():
+            raise NotFoundError(f"{self.image.path}: no property {name!r} on version {self.number}")
+        database = self.image.database
+        with database.transaction():
+            before = self.properties().get(name)
+            database.run("DELETE FROM property WHERE version = ? AND name = ?", [self.number, name])
+            if name in self.properties():
+                properties.put(database, self.number, name, None)  # an ancestor has it too: hide that
+            shown = {"name": name, "before": _told(before), "after": None}
+            audit.append(database, "property", tool=TOOL, version=self.number, detail=shown)
+
+    def find_file(self, path: str) -> FileRow:
+        """The file of a path: ``/a/b`` on the only volume, ``/0/a/b`` where the medium has several.
+
+        Raises :class:`~sqlimage.errors.NotFoundError`.
+        """
+        volume, inside = self.split_path(path)
+        found = files.find(self.image.database, self.number, volume, inside)
+        if found is None:
+            raise NotFoundError(f"{self.image.path}: no {path!r} in version {self.number}", hint=self._why(volume))
+        return found
+
+    def below(self, path: str) -> Iterator[FileRow]:
+        """Every file below a directory, by path."""
+        volume, inside = self.split_path(path)
+        return files.below(self.image.database, self.number, volume, inside)
+
+    def split_path(self, path: str) -> tuple[int, str]:
+        """Volume number and path on it. A medium with one volume needs no number."""
+        clean = "/" + "/".join(part for part in path.split("/") if part)
+        numbers = [volume.number for volume in self.volumes()]
+        if len(numbers) == 1:
+            return numbers[0], clean
+        first, _, rest = clean[1:].partition("/")
+        if first.isdecimal() and int(first) in numbers:
+            return int(first), "/" + rest
+        raise NotFoundError(
+            f"{self.image.path}: {path!r} does not say which volume", hint=f"begin it with one of {_slashed(numbers)}"
+        )
+
+    @contextmanager
+    def file_system(self, volume: int) -> Iterator[FileSystem]:
+        """The file system of one volume, read out of the image.
+
+        Raises :class:`~sqlimage.errors.UsageError` where the volume was captured raw.
+        """
+        row = self.volume(volume)
+        driver = self.driver()
+        try:
+            start = row.offset_clusters * self.control.bytes_per_cluster
+            try:
+                found = open_file_system(Window(driver, start, row.length_bytes))
+            except InconsistentVolume as problem:
+                raise FormatError(f"{self.image.path}: volume {volume}: {problem}") from None
+            if found is None:
+                raise UsageError(f"{self.image.path}: volume {volume} holds no file system that is known")
+            yield found
+        finally:
+            driver.close()
+
+    @contextmanager
+    def content(self, path: str) -> Iterator[Content]:
+        """The bytes of one file or stream, by path. Raises :class:`~sqlimage.errors.NotFoundError` and
+        :class:`~sqlimage.errors.UsageError` for a directory."""
+        row = self.find_file(path)
+        if row.kind == "directory":
+            raise UsageError(f"{path}: is a directory")
+        with self.file_system(row.volume) as file_system:
+            yield open_row(file_system, row)
+
+    def _why(self, volume: int) -> str:
+        reason = self.volume(volume).raw_reason
+        if reason:
+            return f"volume {volume} was captured raw ({reason}), so it has no files"
+        return "`sqlimage ls` shows what there is"
+
+
+def open_row(file_system: FileSystem, row: FileRow) -> Content:
+    """The content that a row of ``file`` names."""
+    if row.record is None:
+        raise NotFoundError(f"{row.path}: has no record on its volume")
+    return file_system.open(row.record, row.stream or "")
+
+
+def _told(value: Value) -> object:
+    return f"{len(value)} bytes" if isinstance(value, bytes) else value
+
+
+def _slashed(numbers: list[int]) -> str:
+    return ", ".join(f"/{number}/" for number in numbers)

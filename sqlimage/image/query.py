@@ -1,0 +1,124 @@
+"""SQL over one image: read-only, with the content of files as a function, and nothing else of the machine in reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import apsw
+
+from sqlimage.errors import RefusedError, UsageError
+from sqlimage.filesystem.contract import FileSystem
+from sqlimage.image.image import Version, open_row
+from sqlimage.streams import files
+from sqlimage.streams.database import Row, translated
+from sqlimage.units import format_size
+
+MOST_CONTENT_BYTES = 64 << 20
+"""The largest file ``content()`` gives in one value."""
+
+_ALLOWED = frozenset(
+    {
+        apsw.SQLITE_SELECT,
+        apsw.SQLITE_READ,
+        apsw.SQLITE_FUNCTION,
+        apsw.SQLITE_RECURSIVE,
+    }
+)
+_ALLOWED_PRAGMAS = frozenset(
+    {
+        *("table_info", "table_xinfo", "table_list", "index_list", "index_info", "function_list"),
+        *("user_version", "application_id", "encoding", "page_size", "page_count", "freelist_count"),
+        *("integrity_check", "quick_check", "compile_options"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The columns and rows of a query; rows come as they are found."""
+
+    columns: tuple[str, ...]
+    rows: Iterator[Row]
+
+
+class Query:
+    """Runs statements on a version's image. Use as a context manager.
+
+    ``content(path)`` is the bytes of a file of this version (NULL where there is none); the tables and views are
+    those of ``schema/FORMAT.md``.
+    """
+
+    def __init__(self, version: Version) -> None:
+        self._version = version
+        self._database = version.image.database.reader()
+        self._stack = ExitStack()
+        self._volumes: dict[int, FileSystem] = {}
+        connection = self._database.connection
+        connection.create_scalar_function("content", self._content, 1)
+        connection.authorizer = _authorize
+
+    def run(self, sql: str, parameters: tuple[object, ...] = ()) -> Answer:
+        """One statement that reads. Raises :class:`~sqlimage.errors.RefusedError` for one that would write and
+        :class:`~sqlimage.errors.UsageError` for one that is not SQL or asks for what is not there."""
+        rows = self._run(sql, parameters)
+        columns = next(rows)
+        return Answer(tuple(str(name) for name in columns), rows)
+
+    def _run(self, sql: str, parameters: tuple[object, ...]) -> Iterator[Row]:
+        """The column names, then the rows."""
+        with translated(self._database.path):
+            try:
+                cursor = self._database.connection.cursor()
+                described: list[tuple[str, ...]] = []
+
+                def remember(cursor: apsw.Cursor, _sql: str, _bindings: object) -> bool:
+                    described.append(tuple(column[0] for column in cursor.description) if cursor.is_readonly else ())
+                    return True
+
+                cursor.exec_trace = remember
+                cursor.execute(sql, parameters or None, can_cache=False)
+                yield described[0] if described else ()
+                yield from cursor
+            except apsw.AuthError:
+                raise RefusedError("only statements that read are allowed here") from None
+            except apsw.ReadOnlyError:
+                raise RefusedError("only statements that read are allowed here") from None
+            except (apsw.SQLError, apsw.BindingsError) as problem:
+                hint = '`sqlimage sql IMAGE "SELECT name, sql FROM sqlite_schema"` shows the tables'
+                raise UsageError(f"SQL: {problem}", hint=hint) from None
+
+    def _content(self, *arguments: apsw.SQLiteValue) -> apsw.SQLiteValue:
+        (path,) = arguments
+        if not isinstance(path, str):
+            return None
+        volume, inside = self._version.split_path(path)
+        row = files.find(self._version.image.database, self._version.number, volume, inside)
+        if row is None or row.kind == "directory":
+            return None
+        if volume not in self._volumes:
+            self._volumes[volume] = self._stack.enter_context(self._version.file_system(volume))
+        content = open_row(self._volumes[volume], row)
+        if content.size_bytes > MOST_CONTENT_BYTES:
+            raise UsageError(
+                f"{path} has {format_size(content.size_bytes)}, more than content() gives",
+                hint=f"up to {format_size(MOST_CONTENT_BYTES)}; use `sqlimage cat`",
+            )
+        return content.read(0, content.size_bytes)
+
+    def close(self) -> None:
+        self._stack.close()
+        self._database.close()
+
+    def __enter__(self) -> Query:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _authorize(action: int, first: str | None, _second: str | None, _database: str | None, _by: str | None) -> int:
+    if action in _ALLOWED or (action == apsw.SQLITE_PRAGMA and first in _ALLOWED_PRAGMAS):
+        return apsw.SQLITE_OK
+    return apsw.SQLITE_DENY

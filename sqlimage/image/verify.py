@@ -1,0 +1,202 @@
+"""Proof that an image is whole: every digest, range and reference, the audit chain, and the database itself."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from sqlimage.errors import DamagedError, FormatError
+from sqlimage.image.chunks import Connections, content_of
+from sqlimage.image.image import Image
+from sqlimage.streams import audit, control, data, files
+from sqlimage.streams.control import Control
+from sqlimage.streams.database import Database
+from sqlimage.units import Progress
+
+_BATCH_ROWS = 32
+_MOST_LISTED = 1000
+
+# Each names what is wrong with the rows it finds; ?1 is the version, ?2 its last cluster, ?3 bytes per cluster.
+_CHECKS = {
+    "cluster map records overlap": """
+        SELECT 'cluster ' || start_cluster FROM (
+          SELECT start_cluster, max(end_cluster) OVER (
+            ORDER BY start_cluster ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reach
+          FROM cluster_map WHERE version = ?1) WHERE start_cluster <= reach""",
+    "cluster map record beyond the medium": """
+        SELECT 'cluster ' || end_cluster FROM cluster_map WHERE version = ?1 AND end_cluster > ?2""",
+    "cluster map record names data that is missing": """
+        SELECT 'data ' || cluster_map.data FROM cluster_map LEFT JOIN data ON data.id = cluster_map.data
+        WHERE version = ?1 AND cluster_map.data IS NOT NULL AND data.id IS NULL""",
+    "cluster map record reaches beyond its data": """
+        SELECT 'cluster ' || start_cluster FROM cluster_map JOIN data ON data.id = cluster_map.data
+        WHERE version = ?1 AND data_offset + (end_cluster - start_cluster + 1) * ?3 > data.length""",
+    "bitmap runs overlap": """
+        SELECT 'cluster ' || start_cluster FROM (
+          SELECT start_cluster, lag(end_cluster) OVER (ORDER BY start_cluster) AS reach
+          FROM bitmap WHERE version = ?1) WHERE start_cluster <= reach""",
+    "bitmap run beyond the medium": """
+        SELECT 'cluster ' || end_cluster FROM bitmap WHERE version = ?1 AND end_cluster > ?2""",
+    "extent beyond the medium": """
+        SELECT 'record ' || record FROM extent WHERE version = ?1 AND start_cluster + clusters - 1 > ?2""",
+    "file on a volume that is not there": """
+        SELECT path FROM file WHERE version = ?1 AND volume NOT IN (SELECT number FROM volume WHERE version = ?1)""",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong."""
+
+    what: str
+    data: int | None = None
+    """The damaged row of the data stream, where that is it."""
+    files: tuple[str, ...] = ()
+    """The files it hits, as ``VERSION:/path`` (``VERSION:/VOLUME/path`` where a medium has several volumes)."""
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What was looked at; sizes in bytes."""
+
+    image: str
+    versions: int = 0
+    chunks: int = 0
+    content_bytes: int = 0
+    stored_bytes: int = 0
+    records: int = 0
+    audit_rows: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.problems
+
+
+def verify(image: Image, *, threads: int | None = None, progress: Progress | None = None) -> VerifyReport:
+    """Check everything and report all that is wrong; the image is only read.
+
+    Damage is reported, not raised.
+    """
+    report = VerifyReport(image.path)
+    for check in (_database, _versions, _audit):
+        try:
+            check(image.database, report)
+        except FormatError as problem:
+            report.problems.append(Problem(problem.message))
+    try:
+        _digests(image.database, report, threads or os.cpu_count() or 1, progress)
+    except FormatError as problem:
+        report.problems.append(Problem(problem.message))
+    return report
+
+
+def _database(database: Database, report: VerifyReport) -> None:
+    for (line,) in database.query(f"PRAGMA integrity_check({_MOST_LISTED})"):
+        if line != "ok":
+            report.problems.append(Problem(f"database: {line}"))
+
+
+def _versions(database: Database, report: VerifyReport) -> None:
+    for version in control.versions(database):
+        report.versions += 1
+        control.volumes(database, version)
+        parameters = [version.version, version.total_clusters - 1, version.bytes_per_cluster]
+        for what, sql in _CHECKS.items():
+            used = parameters[: max(n for n in (1, 2, 3) if f"?{n}" in sql)]
+            found = database.rows(f"{sql} LIMIT 10", used)
+            report.problems.extend(Problem(f"version {version.version}: {what} ({row[0]})") for row in found)
+    row = database.row("SELECT count(*) FROM cluster_map")
+    report.records = row[0] if row else 0
+
+
+def _audit(database: Database, report: VerifyReport) -> None:
+    report.problems.extend(Problem(what) for what in audit.broken_links(database))
+    row = database.row("SELECT count(*) FROM audit")
+    report.audit_rows = row[0] if row else 0
+
+
+def _digests(database: Database, report: VerifyReport, threads: int, progress: Progress | None) -> None:
+    _, _, total = data.totals(database)
+    connections = Connections(database)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="verify")
+    window: deque[Future[_Batch]] = deque()
+
+    def take_oldest() -> None:
+        batch = window.popleft().result()
+        report.chunks += batch.chunks
+        report.content_bytes += batch.content_bytes
+        report.stored_bytes += batch.stored_bytes
+        for damage in batch.damage:
+            report.problems.append(Problem(damage.message, damage.data, tuple(_hit(database, damage.data))))
+        if progress:
+            progress(report.stored_bytes, total)
+
+    try:
+        for first, last in _id_ranges(database):
+            window.append(pool.submit(_check_batch, connections, first, last))
+            if len(window) > threads * 3:
+                take_oldest()
+        while window:
+            take_oldest()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        connections.close()
+
+
+@dataclass(slots=True)
+class _Batch:
+    chunks: int = 0
+    content_bytes: int = 0
+    stored_bytes: int = 0
+    damage: list[DamagedError] = field(default_factory=list)
+
+
+def _id_ranges(database: Database) -> Iterator[tuple[int, int]]:
+    """First and last id of consecutive batches of rows."""
+    first = None
+    for number, (row_id,) in enumerate(database.query("SELECT id FROM data ORDER BY id")):
+        if number % _BATCH_ROWS == 0:
+            if first is not None:
+                yield first, row_id - 1
+            first = row_id
+    if first is not None:
+        yield first, 1 << 62
+
+
+def _check_batch(connections: Connections, first: int, last: int) -> _Batch:
+    batch = _Batch()
+    for chunk in data.batch_after(connections.mine(), first - 1, _BATCH_ROWS):
+        if chunk.id > last:
+            break
+        batch.chunks += 1
+        if chunk.stored is None:
+            continue
+        batch.stored_bytes += len(chunk.stored)
+        try:
+            batch.content_bytes += len(content_of(chunk))
+        except DamagedError as damage:
+            batch.damage.append(damage)
+    return batch
+
+
+def _hit(database: Database, number: int | None) -> Iterator[str]:
+    """The files that a damaged chunk backs, in every version that maps it."""
+    rows = database.rows(
+        "SELECT version, start_cluster, end_cluster FROM cluster_map WHERE data = ? ORDER BY 1, 2 LIMIT ?",
+        [number, _MOST_LISTED],
+    )
+    known: dict[int, Control] = {version.version: version for version in control.versions(database)}
+    seen = set()
+    for version, start, end in rows:
+        if version not in known:
+            continue
+        several = len(control.volumes(database, known[version])) > 1
+        for volume, path in files.owners(database, version, start, end):
+            shown = f"{version}:/{volume}{path}" if several else f"{version}:{path}"
+            if shown not in seen:
+                seen.add(shown)
+                yield shown

@@ -1,0 +1,102 @@
+"""The journey from a medium to an image: inspect, plan, encode on threads, write, publish whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from sqlimage.device import BlockDevice
+from sqlimage.journey import presets
+from sqlimage.journey.encode import Encoded, Encoder
+from sqlimage.journey.medium import Medium, inspect
+from sqlimage.journey.plan import Plan, make_plan
+from sqlimage.journey.presets import Preset
+from sqlimage.journey.story import CaptureReport, Story, check_label
+from sqlimage.journey.write import Writer
+from sqlimage.media.file import FileDevice
+from sqlimage.media.geometry import Geometry
+from sqlimage.media.partition import find_partition, partition_window
+from sqlimage.streams import properties
+from sqlimage.streams.database import Database
+from sqlimage.streams.newfile import NewFile
+from sqlimage.streams.properties import Value
+from sqlimage.units import Progress
+
+
+def capture(
+    source: str | os.PathLike[str] | BlockDevice,
+    image: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    partition: int | None = None,
+    property_values: Mapping[str, Value] | None = None,
+    store: Sequence[str] = (),
+    keep_page_files: bool = False,
+    preset: str = presets.DEFAULT,
+    level: int | None = None,
+    hidden_sectors: int | None = None,
+    geometry: Geometry | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> CaptureReport:
+    """Capture a volume or a disk into a new image file.
+
+    ``source`` is a raw file, a block device, or any device; ``partition`` takes one partition of it, by the number
+    Linux gives it. ``store`` are globs of files that stay uncompressed. ``hidden_sectors`` (sectors before the volume)
+    and ``geometry`` override what the boot sector says. The image appears under its name whole and synced, or not at
+    all. Raises :class:`~sqlimage.errors.SqlimageError` subclasses only.
+    """
+    chosen = presets.choose(preset, level)
+    wanted = dict(property_values or {})
+    for name, value in wanted.items():
+        properties.check(name, value)
+    check_label(label)
+    opened = FileDevice(source) if isinstance(source, str | os.PathLike) else None
+    whole: BlockDevice = opened or source  # type: ignore[assignment]
+    try:
+        device, part = whole, None
+        origin = os.path.abspath(opened.path) if opened else type(whole).__name__
+        if partition is not None:
+            device, part = partition_window(whole, partition), find_partition(whole, partition)
+            origin += f" partition {partition}"
+        with NewFile(image) as new:
+            database = Database(new.target, new.connection, writable=True)
+            medium = inspect(device, partition=part, keep_page_files=keep_page_files)
+            plan = make_plan(medium, chosen.chunk_bytes, store)
+            database.run("BEGIN")
+            writer = Writer(database)
+            _fill(writer, medium, plan, chosen, threads or os.cpu_count() or 1, progress)
+            story = Story(database, medium, plan, writer, hidden_sectors)
+            story.write(chosen, label, origin, geometry, wanted)
+            database.run("COMMIT")
+            new.publish()
+            return story.report(new.target, new.size_bytes)
+    finally:
+        if opened:
+            opened.close()
+
+
+def _fill(writer: Writer, medium: Medium, plan: Plan, preset: Preset, threads: int, progress: Progress | None) -> None:
+    """Run the jobs on threads and write what they come to in the order of the plan; memory is bounded by the window."""
+    encoder = Encoder(medium.device, plan.bytes_per_cluster, preset.chunk_bytes, preset.level)
+    total = plan.wanted.total * plan.bytes_per_cluster
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="capture")
+    window: deque[Future[Encoded]] = deque()
+
+    def write_oldest() -> None:
+        writer.add(window.popleft().result())
+        if progress:
+            progress(min(writer.totals.read_bytes, total), total)
+
+    try:
+        for job in plan.jobs():
+            window.append(pool.submit(encoder.run, job))
+            if len(window) > threads * 3:
+                write_oldest()
+        while window:
+            write_oldest()
+        writer.finish()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,254 @@
+"""What a worker does with a job: read it, find what is zero and what was met before, digest and compress the rest.
+
+Workers share nothing but the source, the index of what was met, and a counter; each step that costs (read, hash,
+compress) runs without the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import threading
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sqlimage.codec.chunk import digest, encode
+from sqlimage.device import BlockDevice
+from sqlimage.journey.plan import Item, Job, Pack, Piece, Slab
+
+_ZEROS = bytes(1 << 20)
+SMALLEST_HOLE_BYTES = 4096
+"""Shorter stretches of zero clusters stay in their chunk: a map record costs more than they do once compressed."""
+_MOST_REMEMBERED = 500_000
+"""Digests kept in memory for deduplication, about 90 MB. Beyond it the writer still finds equal chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewChunk:
+    id: int
+    digest: bytes
+    length: int
+    flags: int
+    stored: bytes
+
+
+Record = tuple[int, int, int, int]
+"""First cluster, last cluster (inclusive), data id, byte offset in the data."""
+
+
+@dataclass(slots=True)
+class Encoded:
+    """What a job came to."""
+
+    read_bytes: int
+    chunks: list[NewChunk] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    digests: list[tuple[tuple[int, int], bytes]] = field(default_factory=list)
+    repeated_bytes: int = 0
+    zero_bytes: int = 0
+
+    def add_record(self, start: int, count: int, data: int, offset: int, unit: int) -> None:
+        """Map ``count`` clusters; what goes on where the last record ends becomes part of it."""
+        if self.records:
+            first, last, same, at = self.records[-1]
+            if same == data and last + 1 == start and at + (last + 1 - first) * unit == offset:
+                self.records[-1] = (first, start + count - 1, data, at)
+                return
+        self.records.append((start, start + count - 1, data, offset))
+
+
+class Encoder:
+    """Turns jobs into chunks and map records; ``run`` may be called from any number of threads.
+
+    ``level`` is zstd's. Jobs MUST be started in the order of the plan: slabs of one content wait for those before.
+    """
+
+    def __init__(self, device: BlockDevice, unit: int, chunk_bytes: int, level: int) -> None:
+        self._device = device
+        self._unit = unit
+        self._chunk_clusters = chunk_bytes // unit
+        self._level = level
+        self._zero_run = re.compile(rb"\0{%d,}" % max(1, SMALLEST_HOLE_BYTES // unit))
+        self._ids = itertools.count(1)
+        self._chunks: dict[bytes, int] = {}
+        self._smalls: dict[bytes, int] = {}
+        self._local = threading.local()
+
+    def run(self, job: Job) -> Encoded:
+        """Do one job, from reading the source to chunks ready to be written."""
+        try:
+            return self._run(job)
+        except BaseException:
+            if isinstance(job, Slab) and job.chain:
+                job.chain.fail()
+            raise
+
+    def _run(self, job: Job) -> Encoded:
+        buffer = self._read(job)
+        result = Encoded(sum(piece[2] for piece in job.pieces) * self._unit)
+        used = np.frombuffer(buffer, dtype=np.uint64).reshape(job.clusters, -1).any(axis=1).tobytes()
+        if isinstance(job, Pack):
+            self._pack(job, buffer, used, result)
+        else:
+            self._slab(job, buffer, used, result)
+        return result
+
+    def _read(self, job: Job) -> memoryview:
+        """The job's clusters in a buffer that this thread uses again and again; what has no clusters is zero."""
+        unit, length = self._unit, job.clusters * self._unit
+        whole: bytearray | None = getattr(self._local, "buffer", None)
+        if whole is None or len(whole) < length:
+            whole = self._local.buffer = bytearray(length)
+        buffer = memoryview(whole)[:length]
+        filled = 0
+        for place, start, clusters in _joined(job.pieces):
+            low, high = place * unit, (place + clusters) * unit
+            if low > filled:
+                _clear(buffer[filled:low])
+            at = start * unit
+            beyond = max(0, at + high - low - self._device.size_bytes)
+            self._device.read_into(at, buffer[low : high - beyond])
+            if beyond:
+                _clear(buffer[high - beyond : high])
+            filled = high
+        return buffer
+
+    def _used_stretches(self, used: bytes, low: int, high: int) -> list[tuple[int, int]]:
+        """The parts of ``low .. high`` that are worth storing: what lies between long enough runs of zero clusters."""
+        if used.find(0, low, high) < 0:
+            return [(low, high)]
+        if used.find(1, low, high) < 0:
+            return []
+        stretches = []
+        for hole in self._zero_run.finditer(used, low, high):
+            if hole.start() > low:
+                stretches.append((low, hole.start()))
+            low = hole.end()
+        if low < high:
+            stretches.append((low, high))
+        return stretches
+
+    def _pack(self, job: Pack, buffer: memoryview, used: bytes, result: Encoded) -> None:
+        unit = self._unit
+        mine, length = next(self._ids), 0
+        parts: list[memoryview] = []
+        places = [piece[0] for piece in job.pieces]
+        for item in job.items:
+            low, high = item.start, item.start + item.clusters
+            stretches = self._used_stretches(used, low, high)
+            content = buffer[low * unit : high * unit]
+            data, offset = mine, length
+            name = self._digest_item(item, content, result) if item.key else None
+            if not stretches:
+                result.zero_bytes += len(content)
+                continue
+            if name is not None:
+                claim = mine << 24 | length
+                met = self._smalls.get(name)
+                if met is None and len(self._smalls) < _MOST_REMEMBERED:
+                    met = self._smalls.setdefault(name, claim)
+                if met is not None and met != claim:
+                    data, offset = met >> 24, met & 0xFFFFFF
+                    result.repeated_bytes += len(content)
+            for a, b in stretches:
+                if data == mine:
+                    parts.append(buffer[a * unit : b * unit])
+                    length += (b - a) * unit
+                self._map(job.pieces, places, a, b, data, offset, result)
+                offset += (b - a) * unit
+        if parts:
+            whole = buffer if length == len(buffer) else b"".join(parts)
+            name = digest(whole)
+            if len(self._chunks) < _MOST_REMEMBERED:
+                self._chunks.setdefault(name, mine)
+            # Others may refer to this chunk by its number already, so it is never replaced here; where an equal one
+            # exists, the writer finds out and re-points the records.
+            self._encode(mine, name, whole, job.store, result)
+
+    def _digest_item(self, item: Item, content: memoryview, result: Encoded) -> bytes:
+        """The name under which an equal content is met again: its digest, with whatever lies behind its end."""
+        valid = min(item.valid_bytes, item.size_bytes, len(content))
+        if valid == item.size_bytes:
+            name = digest(content[:valid])
+            if item.digested and item.key:
+                result.digests.append((item.key, name))
+            behind = len(content) - valid
+            if behind and content[valid:] != _ZEROS[:behind]:
+                name = digest(content)
+            return name + item.clusters.to_bytes(4, "little")
+        if item.digested and item.key and item.size_bytes <= len(content):
+            hashed = hashlib.sha256(content[:valid])
+            hashed.update(bytes(item.size_bytes - valid))
+            result.digests.append((item.key, hashed.digest()))
+        return digest(content) + item.clusters.to_bytes(4, "little")
+
+    def _slab(self, job: Slab, buffer: memoryview, used: bytes, result: Encoded) -> None:
+        unit = self._unit
+        places = [piece[0] for piece in job.pieces]
+        for low in range(0, job.clusters, self._chunk_clusters):
+            high = min(low + self._chunk_clusters, job.clusters)
+            stretches = self._used_stretches(used, low, high)
+            if not stretches:
+                result.zero_bytes += (high - low) * unit
+                continue
+            parts = [buffer[a * unit : b * unit] for a, b in stretches]
+            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+            name = digest(whole)
+            data, is_new = self._claim(name)
+            if is_new:
+                self._encode(data, name, whole, job.store, result)
+            else:
+                result.repeated_bytes += len(whole)
+            offset = 0
+            for a, b in stretches:
+                self._map(job.pieces, places, a, b, data, offset, result)
+                offset += (b - a) * unit
+        if job.chain:
+            whole_digest = job.chain.feed(job.turn, job.offset_bytes, buffer, last=job.last)
+            if whole_digest:
+                result.digests.append((job.chain.key, whole_digest))
+
+    def _claim(self, name: bytes) -> tuple[int, bool]:
+        """The number of the chunk with this digest, and whether it is the caller's to make."""
+        number = next(self._ids)
+        if len(self._chunks) < _MOST_REMEMBERED:
+            first = self._chunks.setdefault(name, number)
+        else:
+            first = self._chunks.get(name, number)
+        return first, first == number
+
+    def _encode(self, data: int, name: bytes, whole: bytes | memoryview, store: bool, result: Encoded) -> None:
+        flags, stored = encode(whole, None if store else self._level)
+        result.chunks.append(NewChunk(data, name, len(whole), flags, stored))
+
+    def _map(
+        self, pieces: list[Piece], places: list[int], low: int, high: int, data: int, offset: int, result: Encoded
+    ) -> None:
+        """Records for the buffer's clusters ``low .. high``, which lie in ``data`` from ``offset`` on."""
+        index = bisect_right(places, low) - 1
+        while low < high and index < len(pieces):
+            place, start, count = pieces[index]
+            index += 1
+            a, b = max(low, place), min(high, place + count)
+            if a < b:
+                result.add_record(start + a - place, b - a, data, offset + (a - low) * self._unit, self._unit)
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Pieces that follow each other both in the buffer and on the medium become one read."""
+    joined: list[Piece] = []
+    for place, start, count in pieces:
+        if joined:
+            at, first, clusters = joined[-1]
+            if at + clusters == place and first + clusters == start:
+                joined[-1] = (at, first, clusters + count)
+                continue
+        joined.append((place, start, count))
+    return joined
+
+
+def _clear(view: memoryview) -> None:
+    view[:] = bytes(len(view))

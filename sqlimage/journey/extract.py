@@ -1,0 +1,237 @@
+"""Files out of an image: a tree of names that nobody vouches for, written below one directory and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from sqlimage.errors import DeviceError, FormatError, InconsistentVolume, NotFoundError, RefusedError, SqlimageError
+from sqlimage.filesystem.contract import FileSystem, read_all
+from sqlimage.image.image import Version, open_row
+from sqlimage.streams.files import FileRow
+
+_ZERO_BLOCK = bytes(1 << 20)
+_MOST_NAME_BYTES = 255
+
+
+@dataclass(slots=True)
+class ExtractReport:
+    """What came out; ``renamed`` and ``skipped`` give the path in the image and why."""
+
+    destination: str
+    files: int = 0
+    directories: int = 0
+    total_bytes: int = 0
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def extract(
+    version: Version, path: str, destination: str | os.PathLike[str], *, progress: Callable[[str], None] | None = None
+) -> ExtractReport:
+    """Copy a file, or a directory with all below it, out of a version to ``destination``, which must not exist yet.
+
+    A directory becomes the directory ``destination``; ``/`` takes everything. Alternate streams become files named
+    ``file:stream``, links are told as skipped and not made, metadata files and names that would lead elsewhere are
+    skipped or renamed and told. Nothing is written outside ``destination``. Raises
+    :class:`~sqlimage.errors.SqlimageError` subclasses.
+    """
+    target = os.path.abspath(destination)
+    if os.path.lexists(target):
+        raise RefusedError(f"{target}: exists already", hint="name a place that does not exist yet")
+    report = ExtractReport(target)
+    numbers = [volume.number for volume in version.volumes()]
+    if path.strip("/") == "" and len(numbers) > 1:
+        _make_directory(target)
+        for number in numbers:
+            row = FileRow(number, "/", "directory", None, None, None, None, None, None)
+            _extract_tree(version, row, os.path.join(target, str(number)), report, progress)
+        return report
+    volume, inside = version.split_path(path)
+    if inside == "/":
+        row = FileRow(volume, "/", "directory", None, None, None, None, None, None)
+        if not any(True for _ in version.below(path)) and version.volume(volume).raw_reason:
+            version.find_file(path)  # says that the volume was captured raw
+    else:
+        row = version.find_file(path)
+    if row.kind == "directory":
+        _extract_tree(version, row, target, report, progress)
+    elif row.kind == "symlink":
+        raise RefusedError(f"{path}: is a symbolic link; links are not extracted")
+    else:
+        parent = os.path.dirname(target)
+        if not os.path.isdir(parent):
+            raise NotFoundError(f"{parent}: no such directory")
+        with version.file_system(row.volume) as file_system, _directory(parent) as at:
+            _copy(file_system, row, at, os.path.basename(target), report)
+    return report
+
+
+def _extract_tree(
+    version: Version, root: FileRow, target: str, report: ExtractReport, progress: Callable[[str], None] | None
+) -> None:
+    _make_directory(target)
+    report.directories += 1
+    if version.volume(root.volume).captured_as == "raw":
+        report.skipped.append((f"/{root.volume}/", "the volume was captured raw and has no files"))
+        return
+    cut = 0 if root.path == "/" else len(root.path)
+    prefix = f"/{root.volume}{root.path}" if len(version.volumes()) > 1 else root.path
+    with version.file_system(root.volume) as file_system, _directory(target) as top:
+        tree = _Tree(top, report)
+        try:
+            for row in version.below(prefix):
+                if progress:
+                    progress(row.path)
+                if row.kind in ("metadata", "special", "symlink"):
+                    if row.kind != "metadata":
+                        report.skipped.append((row.path, f"a {row.kind} is not extracted"))
+                    continue
+                parent, _, name = row.path[cut + 1 :].rpartition("/")
+                at = tree.enter(parent)
+                if at is None:
+                    continue  # below something that was skipped
+                if row.kind == "directory":
+                    tree.make(row.path[cut + 1 :], at, name, row.path)
+                else:
+                    _copy(file_system, row, at, tree.free_name(at, parent, name, row.path), report)
+        finally:
+            tree.close()
+
+
+class _Tree:
+    """The directories made so far. Each is opened relative to its parent, never through a link."""
+
+    def __init__(self, top: int, report: ExtractReport) -> None:
+        self._top = top
+        self._report = report
+        self._names: dict[str, str | None] = {"": ""}
+        """Directory in the image to directory below the destination; None where it is skipped."""
+        self._taken: dict[str, set[str]] = {}
+        self._open: tuple[str, int] | None = None
+
+    def enter(self, directory: str) -> int | None:
+        """A descriptor of a directory that was made, or None where it was skipped."""
+        if directory == "":
+            return self._top
+        place = self._names.get(directory)
+        if place is None:
+            return None
+        if self._open and self._open[0] == place:
+            return self._open[1]
+        at = os.dup(self._top)
+        try:
+            for part in place.split("/"):
+                below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+                os.close(at)
+                at = below
+        except OSError as problem:
+            os.close(at)
+            raise DeviceError(f"{place}: {problem.strerror}") from None
+        self.close()
+        self._open = (place, at)
+        return at
+
+    def make(self, path: str, at: int, name: str, shown: str) -> None:
+        parent = path.rpartition("/")[0]
+        safe = self.free_name(at, parent, name, shown)
+        try:
+            os.mkdir(safe, 0o755, dir_fd=at)
+        except OSError as problem:
+            raise DeviceError(f"{shown}: cannot be made ({problem.strerror})") from None
+        place = self._names[parent]
+        self._names[path] = f"{place}/{safe}" if place else safe
+        self._report.directories += 1
+
+    def free_name(self, at: int, parent: str, name: str, shown: str) -> str:
+        """A name that is safe and not taken in its directory; told where it differs from the image's."""
+        safe = safe_name(name)
+        taken = self._taken.setdefault(parent, set())
+        number = 1
+        wanted = safe
+        while safe in taken:
+            number += 1
+            safe = f"{wanted[:200]}~{number}"
+        taken.add(safe)
+        if safe != name:
+            self._report.renamed.append((shown, safe))
+        return safe
+
+    def close(self) -> None:
+        if self._open:
+            os.close(self._open[1])
+            self._open = None
+
+
+def safe_name(name: str) -> str:
+    """The name as one component of a path: never empty, ``.``, ``..``, with a slash or NUL, or over 255 bytes."""
+    safe = name.replace("/", "\u2215").replace("\0", "\u2400")
+    if safe in ("", ".", ".."):
+        safe = safe.replace(".", "\u2024") or "_"
+    encoded = os.fsencode(safe.encode("utf-8", "replace").decode("utf-8"))
+    if len(encoded) > _MOST_NAME_BYTES:
+        encoded = encoded[: _MOST_NAME_BYTES - 8]
+    return encoded.decode("utf-8", "ignore")
+
+
+def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: ExtractReport) -> None:
+    """One file's bytes into a new file of a directory; zeros become holes."""
+    try:
+        content = open_row(file_system, row)
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=at)
+    except OSError as problem:
+        if isinstance(problem, SqlimageError):
+            raise
+        raise DeviceError(f"{name}: cannot be made ({problem.strerror})") from None
+    try:
+        offset = 0
+        for block in read_all(content):
+            if block != _ZERO_BLOCK:
+                _write_all(fd, block, offset)
+            offset += len(block)
+        os.ftruncate(fd, offset)
+    except InconsistentVolume as problem:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=at)
+        raise FormatError(f"{row.path}: {problem}") from None
+    except SqlimageError:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=at)
+        raise
+    except OSError as problem:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=at)
+        raise DeviceError(f"{name}: cannot be written ({problem.strerror})") from None
+    finally:
+        os.close(fd)
+    report.files += 1
+    report.total_bytes += content.size_bytes
+
+
+def _write_all(fd: int, block: bytes, offset: int) -> None:
+    done = 0
+    while done < len(block):
+        done += os.pwrite(fd, block[done:], offset + done)
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path, 0o755)
+    except FileNotFoundError:
+        raise NotFoundError(f"{os.path.dirname(path)}: no such directory") from None
+    except OSError as problem:
+        raise DeviceError(f"{path}: cannot be made ({problem.strerror})") from None
+
+
+@contextmanager
+def _directory(path: str) -> Iterator[int]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as problem:
+        raise DeviceError(f"{path}: {problem.strerror}") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,276 @@
+"""The journey back: from a version of an image to a file, a device or a partition, every digest verified on the way."""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+import stat
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from sqlimage.device import WritableDevice
+from sqlimage.errors import DamagedError, DeviceError, FormatError, NotFoundError, RefusedError
+from sqlimage.extent import Runs
+from sqlimage.image.chunks import Connections, content_of
+from sqlimage.image.image import Version
+from sqlimage.media.file import WritableFileDevice
+from sqlimage.media.partition import partition_window
+from sqlimage.streams import cluster_map, data
+from sqlimage.streams.cluster_map import MapTable
+from sqlimage.units import MIB, Progress, format_size
+
+_BATCH_BYTES = 4 * MIB
+"""Content a worker takes at a time."""
+_LOOKED_AT = MIB
+"""How much of each end of a destination is looked at to see whether it is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What a restore came to; sizes in bytes."""
+
+    image: str
+    version: int
+    uuid: str
+    destination: str
+    medium_bytes: int
+    written_bytes: int
+    zeroed_bytes: int
+    chunks_verified: int
+
+
+def restore(
+    version: Version,
+    destination: str | os.PathLike[str],
+    *,
+    partition: int | None = None,
+    force: bool = False,
+    wipe: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> RestoreReport:
+    """Write a version to a new file, an existing file or device, or one partition of either.
+
+    A new file appears whole and synced under its name or not at all; so does one that replaces a file (``force``).
+    On a device or a partition the free clusters keep what they hold unless ``wipe`` zeroes them. Raises
+    :class:`~sqlimage.errors.RefusedError` before a byte is written where the destination is too small, mounted, in
+    use, or not empty (unless ``force``); :class:`~sqlimage.errors.DamagedError` where a chunk fails its digest.
+    """
+    path = os.path.realpath(destination)
+    if path == os.path.realpath(version.image.path):
+        raise RefusedError(f"{path}: is the image itself")
+    _refuse_mounted(path)
+    if partition is None and not _is_block_device(path):
+        with _new_file(path, version.control.medium_bytes, replace=force) as target:
+            report = _Restore(version, path, target, fresh=True, wipe=False).run(threads, progress)
+            target.flush()
+        return report
+    device = WritableFileDevice(path)
+    try:
+        target_device: WritableDevice = device
+        if partition is not None:
+            window = partition_window(device, partition)
+            assert isinstance(window, WritableDevice)
+            target_device = window
+        _check_room(version, path, target_device, force)
+        report = _Restore(version, path, target_device, fresh=False, wipe=wipe).run(threads, progress)
+        target_device.flush()
+        return report
+    finally:
+        device.close()
+
+
+class _Restore:
+    """One restore in progress."""
+
+    def __init__(self, version: Version, path: str, target: WritableDevice, *, fresh: bool, wipe: bool) -> None:
+        if version.control.parent_uuid is not None:
+            version.driver().close()  # says what is missing
+        self._version = version
+        self._path = path
+        self._target = target
+        self._fresh = fresh
+        self._wipe = wipe
+        self._unit = version.control.bytes_per_cluster
+        self._connections = Connections(version.image.database)
+        self._written = self._chunks = 0
+
+    def run(self, threads: int | None, progress: Progress | None) -> RestoreReport:
+        control = self._version.control
+        database = self._version.image.database
+        zeroed = 0
+        pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="restore")
+        window: deque[Future[tuple[int, int]]] = deque()
+        total = self._mapped_bytes()
+
+        def take_oldest() -> None:
+            written, chunks = window.popleft().result()
+            self._written += written
+            self._chunks += chunks
+            if progress:
+                progress(min(self._written, total), total)
+
+        try:
+            mapped = Runs.empty()
+            last = -1
+            for table in cluster_map.pages(database, control.version):
+                self._check(table, last)
+                last = int(table.end[-1])
+                backed = table.data > 0
+                mapped = mapped.union(Runs.from_arrays(table.start[backed], (table.end - table.start + 1)[backed]))
+                for batch in _batches(table, backed, self._unit):
+                    window.append(pool.submit(self._write, batch))
+                    if len(window) > 8:
+                        take_oldest()
+            while window:
+                take_oldest()
+            if not self._fresh:
+                zeroed = self._zero(mapped)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self._connections.close()
+        return RestoreReport(
+            self._version.image.path,
+            control.version,
+            control.uuid,
+            self._path,
+            control.medium_bytes,
+            self._written,
+            zeroed,
+            self._chunks,
+        )
+
+    def _mapped_bytes(self) -> int:
+        row = self._version.image.database.row(
+            "SELECT coalesce(sum(end_cluster - start_cluster + 1), 0) FROM cluster_map "
+            "WHERE version = ? AND data IS NOT NULL",
+            [self._version.number],
+        )
+        return int(row[0]) * self._unit if row else 0
+
+    def _check(self, table: MapTable, last: int) -> None:
+        """Records are in order, disjoint, within the medium."""
+        if int(table.start[0]) <= last or (table.start[1:] <= table.end[:-1]).any() or (table.end < table.start).any():
+            raise FormatError(f"{self._version.image.path}: cluster map records overlap")
+        if int(table.end[-1]) >= self._version.control.total_clusters:
+            raise FormatError(f"{self._version.image.path}: the cluster map reaches beyond the medium")
+
+    def _write(self, batch: MapTable) -> tuple[int, int]:
+        """Decode the chunks of a batch and write each to its places; bytes written and chunks verified."""
+        database, size, unit = self._connections.mine(), self._version.control.medium_bytes, self._unit
+        written = chunks = 0
+        number, content = 0, memoryview(b"")
+        rows = zip(
+            batch.start.tolist(), batch.end.tolist(), batch.data.tolist(), batch.data_offset.tolist(), strict=True
+        )
+        for start, end, wanted, offset in rows:
+            if wanted != number:
+                number, content = wanted, memoryview(content_of(data.read(database, wanted)))
+                chunks += 1
+            length = (end - start + 1) * unit
+            if offset + length > len(content):
+                raise DamagedError(
+                    f"{self._version.image.path}: a map record reaches beyond data {wanted}", data=wanted
+                )
+            length = min(length, size - start * unit)
+            self._target.write(start * unit, content[offset : offset + length].toreadonly())
+            written += length
+        return written, chunks
+
+    def _zero(self, mapped: Runs) -> int:
+        """Zero what reads as zeros but may hold something else: allocated clusters, or with ``wipe`` all of them."""
+        control = self._version.control
+        whole = Runs.of([(0, control.total_clusters)])
+        zeroed = 0
+        for start, length in (
+            (whole if self._wipe else self._version.allocated()).subtract(mapped).clip(0, control.total_clusters)
+        ):
+            length_bytes = min(length * self._unit, control.medium_bytes - start * self._unit)
+            self._target.zero(start * self._unit, length_bytes)
+            zeroed += length_bytes
+        return zeroed
+
+
+def _batches(table: MapTable, backed: np.ndarray[tuple[int], np.dtype[np.bool_]], unit: int) -> Iterator[MapTable]:
+    """A page of the map in the order of the data, in pieces of about ``_BATCH_BYTES`` that part no chunk's records."""
+    order = np.flatnonzero(backed)
+    order = order[np.argsort(table.data[order], kind="stable")]
+    if not len(order):
+        return
+    number = table.data[order]
+    weight = np.cumsum((table.end - table.start + 1)[order]) * unit // _BATCH_BYTES
+    is_first = np.concatenate(([True], number[1:] != number[:-1]))
+    chunk_weight = weight[np.flatnonzero(is_first)][np.cumsum(is_first) - 1]
+    cuts = np.flatnonzero(np.diff(chunk_weight)) + 1
+    for part in np.split(order, cuts):
+        yield MapTable(table.start[part], table.end[part], table.data[part], table.data_offset[part])
+
+
+@contextmanager
+def _new_file(path: str, size_bytes: int, *, replace: bool) -> Iterator[WritableFileDevice]:
+    """A sparse file of ``size_bytes`` that gets its name when the block ends without an error."""
+    directory, name = os.path.split(path)
+    if os.path.isdir(path):
+        raise RefusedError(f"{path}: is a directory", hint="name a file in it")
+    if os.path.lexists(path) and not replace and os.path.getsize(path) > 0:
+        raise RefusedError(f"{path}: exists and is not empty", hint="use --force to replace it")
+    if not os.path.isdir(directory):
+        raise NotFoundError(f"{directory}: no such directory")
+    partial = os.path.join(directory, f".{name}.{secrets.token_hex(4)}.restoring")
+    try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    except OSError as problem:
+        raise DeviceError(f"{path}: cannot be made ({problem.strerror})") from None
+    try:
+        target = WritableFileDevice(partial)
+        try:
+            target.resize(size_bytes)
+            yield target
+        finally:
+            target.close()
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _check_room(version: Version, path: str, target: WritableDevice, force: bool) -> None:
+    needed = version.control.medium_bytes
+    if target.size_bytes < needed:
+        raise RefusedError(
+            f"{path}: has {format_size(target.size_bytes)} ({target.size_bytes} bytes), the image needs "
+            f"{format_size(needed)} ({needed} bytes)"
+        )
+    if force:
+        return
+    ends = {0, max(0, target.size_bytes - _LOOKED_AT)}
+    if any(any(target.read(at, min(_LOOKED_AT, target.size_bytes - at))) for at in ends):
+        raise RefusedError(f"{path}: is not empty", hint="use --force to overwrite it")
+
+
+def _is_block_device(path: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _refuse_mounted(path: str) -> None:
+    """A file behind a loop device is in use, and writing under a mounted file system destroys it."""
+    for backing in glob.glob("/sys/block/loop*/loop/backing_file"):
+        with suppress(OSError), open(backing, encoding="utf-8", errors="surrogateescape") as file:
+            if file.read().rstrip("\n") == path:
+                device = backing.split("/")[3]
+                raise RefusedError(f"{path}: is in use as /dev/{device}", hint=f"run `losetup -d /dev/{device}` first")

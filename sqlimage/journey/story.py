@@ -1,0 +1,208 @@
+"""What a capture tells about itself: the control rows, files, bitmap, properties and audit of the new version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlimage.errors import UsageError
+from sqlimage.journey.medium import Medium
+from sqlimage.journey.plan import Plan
+from sqlimage.journey.presets import Preset
+from sqlimage.journey.write import VERSION, Totals, Writer, write_files, write_volume
+from sqlimage.media.geometry import Geometry
+from sqlimage.streams import audit, bitmap, properties, schema
+from sqlimage.streams.control import Control, insert_control, new_uuid
+from sqlimage.streams.database import Database
+from sqlimage.streams.properties import Value
+from sqlimage.tool import TOOL
+from sqlimage.units import now
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeReport:
+    """How one volume was taken."""
+
+    number: int
+    file_system: str | None
+    label: str | None
+    length_bytes: int
+    captured_as: str
+    raw_reason: str | None
+    names: int
+    left_out: tuple[str, ...]
+    left_out_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureReport:
+    """What a capture came to; sizes in bytes."""
+
+    image: str
+    uuid: str
+    medium_bytes: int
+    bytes_per_cluster: int
+    allocated_bytes: int
+    zero_bytes: int
+    repeated_bytes: int
+    chunks: int
+    stored_bytes: int
+    image_bytes: int
+    volumes: tuple[VolumeReport, ...]
+    warnings: tuple[str, ...]
+
+
+class Story:
+    """Writes all streams but data and cluster map, and sums up."""
+
+    def __init__(
+        self, database: Database, medium: Medium, plan: Plan, writer: Writer, hidden_sectors: int | None
+    ) -> None:
+        self._database = database
+        self._medium = medium
+        self._plan = plan
+        self._writer = writer
+        self._hidden_sectors = hidden_sectors
+        self._uuid = new_uuid()
+        self._volumes: list[VolumeReport] = []
+
+    def write(
+        self,
+        preset: Preset,
+        label: str | None,
+        source: str,
+        geometry: Geometry | None,
+        property_values: Mapping[str, Value],
+    ) -> None:
+        """Everything about version 1, inside the caller's transaction."""
+        database, medium, totals = self._database, self._medium, self._writer.totals
+        for name, value in (("oldest_reader", schema.OLDEST_READER), ("writer", TOOL)):
+            database.run("INSERT INTO format (name, value) VALUES (?, ?)", [name, value])
+        insert_control(database, self._control(preset, label, source, geometry, totals))
+        for volume in medium.volumes:
+            write_volume(database, medium, volume, self._hidden_sectors)
+            names = write_files(database, medium, volume, self._writer.digests)
+            facts = volume.facts
+            self._volumes.append(
+                VolumeReport(
+                    volume.number,
+                    facts.file_system if facts else None,
+                    facts.label if facts else None,
+                    volume.length_bytes,
+                    "files" if volume.scan else "raw",
+                    volume.raw_reason,
+                    names,
+                    volume.left_out_paths,
+                    volume.left_out.total,
+                )
+            )
+        bitmap.insert(database, VERSION, self._plan.allocated)
+        self._properties(property_values)
+        detail: dict[str, object] = {
+            "source": source,
+            "uuid": self._uuid,
+            "label": label,
+            "left_out": [path for volume in medium.volumes for path in volume.left_out_paths],
+            "taken_raw": {str(v.number): v.raw_reason for v in medium.volumes if v.raw_reason},
+            "properties": {name: value for name, value in property_values.items() if not isinstance(value, bytes)},
+        }
+        audit.append(
+            database,
+            "capture",
+            tool=TOOL,
+            version=VERSION,
+            clusters=self._plan.wanted.total,
+            length_bytes=self._plan.wanted.total * medium.bytes_per_cluster,
+            detail=detail,
+        )
+
+    def _control(
+        self, preset: Preset, label: str | None, source: str, geometry: Geometry | None, totals: Totals
+    ) -> Control:
+        medium = self._medium
+        first = medium.volumes[0].facts if medium.volumes else None
+        tracks = first.tracks_per_cylinder if first else None
+        sectors = first.sectors_per_track if first else None
+        if geometry is None:
+            geometry = _geometry(medium, tracks, sectors)
+        return Control(
+            version=VERSION,
+            uuid=self._uuid,
+            parent_uuid=None,
+            parent_name=None,
+            label=label,
+            state="sealed",
+            created_at=now(),
+            medium_bytes=medium.size_bytes,
+            bytes_per_cluster=medium.bytes_per_cluster,
+            bytes_per_sector=medium.device.bytes_per_sector,
+            cylinders=geometry.cylinders,
+            tracks_per_cylinder=geometry.tracks_per_cylinder,
+            sectors_per_track=geometry.sectors_per_track,
+            partition_scheme=medium.table.scheme if medium.table else None,
+            disk_id=medium.table.disk_id if medium.table else None,
+            chunk_bytes=preset.chunk_bytes,
+            compression="zstd",
+            encryption="none",
+            stored_bytes=totals.stored_bytes,
+            source=source,
+        )
+
+    def _properties(self, values: Mapping[str, Value]) -> None:
+        """What the tool knows by itself, then what the caller says, which wins."""
+        known: dict[str, Value] = {
+            "capture.tool": TOOL,
+            "capture.raw_volumes": sum(volume.raw_reason is not None for volume in self._medium.volumes),
+        }
+        for volume in self._medium.volumes:
+            if volume.raw_reason:
+                known[f"capture.raw_reason.{volume.number}"] = volume.raw_reason
+        for name, value in {**known, **values}.items():
+            properties.put(self._database, VERSION, name, value)
+
+    def report(self, image: str, image_bytes: int) -> CaptureReport:
+        medium, totals = self._medium, self._writer.totals
+        warnings = []
+        if medium.table_problem:
+            warnings.append(f"the partition table was not used: {medium.table_problem}")
+        if medium.table:
+            warnings.extend(medium.table.problems)
+        warnings.extend(f"volume {v.number} is taken raw: {v.raw_reason}" for v in medium.volumes if v.raw_reason)
+        for volume in medium.volumes:
+            if volume.facts and volume.facts.hibernated:
+                warnings.append(f"volume {volume.number} is hibernated: its system has not been shut down")
+        return CaptureReport(
+            image=image,
+            uuid=self._uuid,
+            medium_bytes=medium.size_bytes,
+            bytes_per_cluster=medium.bytes_per_cluster,
+            allocated_bytes=min(self._plan.allocated.total * medium.bytes_per_cluster, medium.size_bytes),
+            zero_bytes=totals.zero_bytes,
+            repeated_bytes=totals.repeated_bytes,
+            chunks=totals.chunks,
+            stored_bytes=totals.stored_bytes,
+            image_bytes=image_bytes,
+            volumes=tuple(self._volumes),
+            warnings=tuple(warnings),
+        )
+
+
+def check_label(label: str | None) -> None:
+    """Raise :class:`~sqlimage.errors.UsageError` unless the label can be told from a version number or ``latest``."""
+    if label is None:
+        return
+    if not label or len(label) > 200 or not label.isprintable() or label.isdecimal() or label == "latest":
+        raise UsageError(
+            f"{label!r} is not a label",
+            hint="use up to 200 printable characters, not only digits and not `latest`",
+        )
+
+
+def _geometry(medium: Medium, tracks: int | None, sectors: int | None) -> Geometry:
+    """The geometry the first volume's boot sector gives, or the usual one where it gives none that is possible."""
+    try:
+        if tracks and sectors:
+            return Geometry.for_size(medium.size_bytes, sectors, tracks, medium.device.bytes_per_sector)
+    except UsageError:
+        pass
+    return Geometry.for_size(medium.size_bytes, bytes_per_sector=medium.device.bytes_per_sector)

@@ -1,0 +1,189 @@
+"""The single writer of a capture: what workers made, and all the streams that tell about it, into the new file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sqlimage.filesystem.contract import HOLE, EntryKind
+from sqlimage.journey.encode import Encoded
+from sqlimage.journey.medium import Medium, SourceVolume
+from sqlimage.streams import cluster_map, data, files
+from sqlimage.streams.control import Volume, insert_volume
+from sqlimage.streams.database import Database
+from sqlimage.units import NO_TIME
+
+KIND_NAMES = {kind: kind.name.lower() for kind in EntryKind}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+VERSION = 1
+"""A captured file holds one version, number 1."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the data stream took, in bytes."""
+
+    read_bytes: int = 0
+    zero_bytes: int = 0
+    repeated_bytes: int = 0
+    stored_bytes: int = 0
+    chunks: int = 0
+    records: int = 0
+
+
+class Writer:
+    """Takes results one by one. Where a chunk turns out to be in the file already, its records are re-pointed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._same_as: dict[int, int] = {}
+        self.digests: dict[tuple[int, int], bytes] = {}
+        self.totals = Totals()
+
+    def add(self, result: Encoded) -> None:
+        totals, database = self.totals, self._database
+        for chunk in result.chunks:
+            met = database.row(data.FIND, [chunk.digest])
+            if met:
+                self._same_as[chunk.id] = met[0]
+                totals.repeated_bytes += chunk.length
+                continue
+            row = (chunk.id, chunk.digest, chunk.length, len(chunk.stored), chunk.flags, chunk.stored)
+            database.run(data.INSERT, row)
+            totals.stored_bytes += len(chunk.stored)
+            totals.chunks += 1
+        database.run_many(
+            cluster_map.INSERT, ((VERSION, first, last, number, at) for first, last, number, at in result.records)
+        )
+        self.digests.update(result.digests)
+        totals.read_bytes += result.read_bytes
+        totals.zero_bytes += result.zero_bytes
+        totals.repeated_bytes += result.repeated_bytes
+        totals.records += len(result.records)
+
+    def finish(self) -> None:
+        """Re-point the records of chunks that are in the file under another number."""
+        self._database.run_many(
+            "UPDATE cluster_map SET data = ? WHERE data = ?", ((kept, gone) for gone, kept in self._same_as.items())
+        )
+
+
+def write_volume(database: Database, medium: Medium, volume: SourceVolume, hidden_sectors: int | None) -> None:
+    """The row of one volume in the control stream."""
+    unit, facts, partition = medium.bytes_per_cluster, volume.facts, volume.partition
+    insert_volume(
+        database,
+        Volume(
+            version=VERSION,
+            number=volume.number,
+            offset_clusters=volume.offset_bytes // unit,
+            length_clusters=-(-volume.length_bytes // unit),
+            length_bytes=volume.length_bytes,
+            hidden_sectors=_hidden_sectors(medium, volume, hidden_sectors),
+            partition_number=partition.number if partition else None,
+            partition_type=partition.type if partition else None,
+            partition_name=(partition.name or None) if partition else None,
+            partition_uuid=partition.uuid if partition else None,
+            file_system=facts.file_system if facts else None,
+            format_version=facts.format_version if facts else None,
+            label=facts.label if facts else None,
+            serial=facts.serial if facts else None,
+            bytes_per_sector=facts.bytes_per_sector if facts else None,
+            bytes_per_cluster=facts.bytes_per_cluster if facts else None,
+            total_clusters=facts.total_clusters if facts else None,
+            clusters_per_record=facts.clusters_per_record if facts else None,
+            os_name=None,
+            os_version=None,
+            os_update=None,
+            dirty=int(facts.dirty) if facts else None,
+            hibernated=int(facts.hibernated) if facts else None,
+            captured_as="files" if volume.scan else "raw",
+            raw_reason=volume.raw_reason,
+        ),
+    )
+
+
+def _hidden_sectors(medium: Medium, volume: SourceVolume, given: int | None) -> int | None:
+    """Sectors before the volume: as the caller says, else as the partition table has it, else the boot sector."""
+    if given is not None:
+        return given
+    if volume.partition:
+        return volume.partition.offset_bytes // medium.device.bytes_per_sector
+    return volume.facts.hidden_sectors if volume.facts else None
+
+
+def write_files(database: Database, medium: Medium, volume: SourceVolume, digests: dict[tuple[int, int], bytes]) -> int:
+    """The files of one volume and where they lie; how many names there are."""
+    if volume.scan is None:
+        return 0
+    entries, contents = volume.scan.entries, volume.scan.contents
+    paths = storable(entries.path)
+    seconds = entries.modified_ns // 1_000_000_000
+    times = np.datetime_as_string(seconds.astype("datetime64[s]")).tolist()
+    has_time = (entries.modified_ns != NO_TIME).tolist()
+    kinds = [KIND_NAMES[EntryKind(kind)] for kind in range(1, len(EntryKind) + 1)]
+    kind, row, record = entries.kind.tolist(), entries.content.tolist(), entries.record.tolist()
+    sizes, attributes, number = contents.size_bytes.tolist(), entries.attributes.tolist(), volume.number
+    inline = contents.inline_digest
+
+    def rows() -> Iterable[tuple[object, ...]]:
+        for n in sorted(range(len(paths)), key=paths.__getitem__):
+            at = row[n]
+            is_file = kind[n] != EntryKind.DIRECTORY
+            yield (
+                VERSION,
+                number,
+                paths[n],
+                kinds[kind[n] - 1],
+                (sizes[at] if at >= 0 else 0) if is_file else None,
+                times[n] + "Z" if has_time[n] else None,
+                record[n],
+                contents.stream[at] if at >= 0 else "",
+                attributes[n],
+                (digests.get((number, at)) or inline.get(at)) if is_file else None,
+            )
+
+    database.run_many(files.INSERT_FILE, rows())
+    _write_extents(database, medium, volume)
+    return len(paths)
+
+
+def _write_extents(database: Database, medium: Medium, volume: SourceVolume) -> None:
+    assert volume.scan is not None
+    contents, unit, number = volume.scan.contents, medium.bytes_per_cluster, volume.number
+    backed = contents.run_offset != HOLE
+    owner, place = contents.run_owner()[backed], contents.run_place()[backed]
+    columns = zip(
+        contents.record[owner].tolist(),
+        owner.tolist(),
+        (place // unit).tolist(),
+        ((contents.run_offset[backed] + volume.offset_bytes) // unit).tolist(),
+        (contents.run_length[backed] // unit).tolist(),
+        strict=True,
+    )
+    stream = contents.stream
+    database.run_many(
+        files.INSERT_EXTENT,
+        ((VERSION, number, record, stream[row], place, start, count) for record, row, place, start, count in columns),
+    )
+
+
+def storable(paths: list[str]) -> list[str]:
+    """The paths as SQLite can hold them: what is not Unicode (lone surrogates) becomes U+FFFD, and no two are equal."""
+    try:
+        "\n".join(paths).encode("utf-8")
+        return paths
+    except UnicodeEncodeError:
+        pass
+    taken, safe = set(paths), []
+    for path in paths:
+        text = _SURROGATE.sub("\ufffd", path)
+        if text != path:
+            while text in taken:
+                text += "~"
+            taken.add(text)
+        safe.append(text)
+    return safe

@@ -1,0 +1,102 @@
+"""Audit trail stream: what was done, by whom, to which files, when; each row's hash covers the one before it."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import socket
+from dataclasses import dataclass
+
+from sqlimage.streams.database import Database
+from sqlimage.units import now
+
+FIRST_PREVIOUS = bytes(32)
+"""``previous_hash`` of the first row."""
+_INSERT = (
+    "INSERT INTO audit (id, version, at, user, host, tool, action, path, clusters, bytes, detail, previous_hash, hash) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_SELECT = (
+    "SELECT id, version, at, user, host, tool, action, path, clusters, bytes, detail, previous_hash, hash FROM audit"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    id: int
+    version: int | None
+    at: str
+    user: str
+    host: str
+    tool: str
+    action: str
+    path: str | None
+    clusters: int | None
+    length_bytes: int | None
+    detail: str
+    """A JSON object."""
+    previous_hash: bytes
+    hash: bytes
+
+
+def row_hash(row: tuple[object, ...], previous: bytes) -> bytes:
+    """SHA-256 of the JSON array ``[previous hash in hexadecimal, id, version, ... detail]`` (FORMAT.md, audit)."""
+    text = json.dumps([previous.hex(), *row], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).digest()
+
+
+def append(
+    database: Database,
+    action: str,
+    *,
+    tool: str,
+    version: int | None,
+    path: str | None = None,
+    clusters: int | None = None,
+    length_bytes: int | None = None,
+    detail: dict[str, object] | None = None,
+) -> None:
+    """Add a row at the end of the chain; call it inside the transaction that makes the change."""
+    last = database.row("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
+    number, previous = (last[0] + 1, last[1]) if last else (1, FIRST_PREVIOUS)
+    text = json.dumps(detail or {}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    row = (number, version, now(), _user(), _host(), tool, action, path, clusters, length_bytes, text)
+    database.run(_INSERT, [*row, previous, row_hash(row, previous)])
+
+
+def read_all(database: Database) -> list[AuditRow]:
+    return [AuditRow(*row) for row in database.query(f"{_SELECT} ORDER BY id")]
+
+
+def broken_links(database: Database) -> list[str]:
+    """What is wrong with the chain: rows changed, dropped or inserted. Empty where it holds."""
+    problems = []
+    previous, number = FIRST_PREVIOUS, 0
+    for row in database.query(f"{_SELECT} ORDER BY id"):
+        number += 1
+        if row[0] != number:
+            problems.append(f"audit row {number} is missing (row {row[0]} follows {number - 1})")
+            number = row[0]
+        if row[11] != previous:
+            problems.append(f"audit row {row[0]} does not follow the row before it")
+        if row[12] != row_hash(row[:11], row[11]):
+            problems.append(f"audit row {row[0]} was changed")
+        previous = row[12]
+    if number == 0:
+        problems.append("the audit trail is empty")
+    return problems
+
+
+def _user() -> str:
+    sudo = os.environ.get("SUDO_USER")
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = str(os.getuid())
+    return f"{sudo} as {name}" if sudo and sudo != name else name
+
+
+def _host() -> str:
+    return socket.gethostname() or "unknown"

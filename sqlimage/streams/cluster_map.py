@@ -1,0 +1,64 @@
+"""Cluster map stream: which place in which content backs which clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sqlimage.extent import Int64s
+from sqlimage.streams.database import Database
+
+INSERT = (
+    "INSERT INTO cluster_map (version, start_cluster, end_cluster, data, data_offset, flags) VALUES (?, ?, ?, ?, ?, 0)"
+)
+_COLUMNS = "SELECT start_cluster, end_cluster, data, data_offset FROM cluster_map"
+_RANGE = (
+    f"{_COLUMNS} WHERE version = ?1 AND start_cluster <= ?3 AND start_cluster >= coalesce((SELECT start_cluster "
+    "FROM cluster_map WHERE version = ?1 AND start_cluster <= ?2 ORDER BY start_cluster DESC LIMIT 1), ?2) "
+    "ORDER BY start_cluster"
+)
+_PAGE = f"{_COLUMNS} WHERE version = ? AND start_cluster >= ? ORDER BY start_cluster LIMIT ?"
+
+
+@dataclass(frozen=True, slots=True)
+class MapRecord:
+    """Clusters ``start_cluster .. end_cluster`` (inclusive) lie in content ``data`` from byte ``data_offset`` of it;
+    ``data`` None: they read as zeros and hide the parent's."""
+
+    start_cluster: int
+    end_cluster: int
+    data: int | None
+    data_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class MapTable:
+    """Many records as columns, sorted by ``start``; ``data`` is 0 where the clusters read as zeros."""
+
+    start: Int64s
+    end: Int64s
+    data: Int64s
+    data_offset: Int64s
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def in_range(database: Database, version: int, start_cluster: int, end_cluster: int) -> list[MapRecord]:
+    """The version's own records that touch ``start_cluster .. end_cluster``, by place."""
+    found = [MapRecord(*row) for row in database.rows(_RANGE, [version, start_cluster, end_cluster])]
+    return [record for record in found if record.end_cluster >= start_cluster]
+
+
+def pages(database: Database, version: int, rows: int = 250_000) -> Iterator[MapTable]:
+    """The whole map of a version in tables of at most ``rows`` records, by place."""
+    after = 0
+    while True:
+        found = database.rows(_PAGE, [version, after, rows])
+        if not found:
+            return
+        table = np.array([(s, e, d or 0, o) for s, e, d, o in found], dtype=np.int64)
+        yield MapTable(table[:, 0], table[:, 1], table[:, 2], table[:, 3])
+        after = int(table[-1, 0]) + 1

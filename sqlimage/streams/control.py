@@ -1,0 +1,157 @@
+"""Control stream: the tables ``control`` and ``volume``."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import astuple, dataclass, fields
+
+from sqlimage.errors import FormatError, NotFoundError
+from sqlimage.streams.database import Database, Row
+
+_CLUSTER_SIZES = frozenset(1 << n for n in range(9, 22))
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One version: the columns of ``control``, in their order."""
+
+    version: int
+    uuid: str
+    parent_uuid: str | None
+    parent_name: str | None
+    label: str | None
+    state: str
+    created_at: str
+    medium_bytes: int
+    bytes_per_cluster: int
+    bytes_per_sector: int
+    cylinders: int | None
+    tracks_per_cylinder: int | None
+    sectors_per_track: int | None
+    partition_scheme: str | None
+    disk_id: str | None
+    chunk_bytes: int
+    compression: str
+    encryption: str
+    stored_bytes: int
+    source: str | None
+
+    @property
+    def total_clusters(self) -> int:
+        """Clusters of the medium; the last one may be cut by its end."""
+        return -(-self.medium_bytes // self.bytes_per_cluster)
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One volume of one version: the columns of ``volume``, in their order."""
+
+    version: int
+    number: int
+    offset_clusters: int
+    length_clusters: int
+    length_bytes: int
+    hidden_sectors: int | None
+    partition_number: int | None
+    partition_type: str | None
+    partition_name: str | None
+    partition_uuid: str | None
+    file_system: str | None
+    format_version: str | None
+    label: str | None
+    serial: str | None
+    bytes_per_sector: int | None
+    bytes_per_cluster: int | None
+    total_clusters: int | None
+    clusters_per_record: int | None
+    os_name: str | None
+    os_version: str | None
+    os_update: str | None
+    dirty: int | None
+    hibernated: int | None
+    captured_as: str
+    raw_reason: str | None
+
+
+def _columns(kind: type[Control] | type[Volume]) -> str:
+    return ", ".join(field.name for field in fields(kind))
+
+
+def _marks(kind: type[Control] | type[Volume]) -> str:
+    return ", ".join("?" * len(fields(kind)))
+
+
+_SELECT_CONTROL = f"SELECT {_columns(Control)} FROM control"
+_SELECT_VOLUME = f"SELECT {_columns(Volume)} FROM volume"
+INSERT_CONTROL = f"INSERT INTO control ({_columns(Control)}) VALUES ({_marks(Control)})"
+INSERT_VOLUME = f"INSERT INTO volume ({_columns(Volume)}) VALUES ({_marks(Volume)})"
+
+
+def new_uuid() -> str:
+    return str(uuid.uuid4())
+
+
+def insert_control(database: Database, control: Control) -> None:
+    database.run(INSERT_CONTROL, astuple(control))
+
+
+def insert_volume(database: Database, volume: Volume) -> None:
+    database.run(INSERT_VOLUME, astuple(volume))
+
+
+def versions(database: Database) -> list[Control]:
+    """Every version of the file, oldest number first; checked."""
+    return [_checked(database, row) for row in database.rows(f"{_SELECT_CONTROL} ORDER BY version")]
+
+
+def volumes(database: Database, control: Control) -> list[Volume]:
+    """The volumes of a version, by number; each lies within the medium."""
+    found = [
+        Volume(*row) for row in database.rows(f"{_SELECT_VOLUME} WHERE version = ? ORDER BY number", [control.version])
+    ]
+    for volume in found:
+        end = volume.offset_clusters * control.bytes_per_cluster + volume.length_bytes
+        if end > control.medium_bytes:
+            raise FormatError(
+                f"{database.path}: volume {volume.number} ends at byte {end}, the medium has {control.medium_bytes}"
+            )
+    return found
+
+
+def find_version(database: Database, wanted: str | None) -> Control:
+    """The version that a number, a label, a UUID or the beginning of one, or ``latest`` means.
+
+    Raises :class:`~sqlimage.errors.NotFoundError`, naming what there is.
+    """
+    known = versions(database)
+    if not known:
+        raise FormatError(f"{database.path}: holds no version")
+    if wanted in (None, "", "latest"):
+        return known[-1]
+    assert wanted is not None
+    chosen = [v for v in known if wanted in (str(v.version), v.label, v.uuid)]
+    if not chosen and len(wanted) >= 4:
+        chosen = [v for v in known if v.uuid.startswith(wanted.lower())]
+    if len(chosen) == 1:
+        return chosen[0]
+    names = ", ".join(f"{v.version}" + (f" ({v.label})" if v.label else "") for v in known[:20])
+    if chosen:
+        raise NotFoundError(f"{database.path}: {wanted!r} means {len(chosen)} versions", hint=f"there are {names}")
+    raise NotFoundError(f"{database.path}: no version {wanted!r}", hint=f"there are {names}")
+
+
+def _checked(database: Database, row: Row) -> Control:
+    control = Control(*row)
+    if control.bytes_per_cluster not in _CLUSTER_SIZES:
+        raise FormatError(
+            f"{database.path}: version {control.version} has clusters of {control.bytes_per_cluster} bytes; "
+            "allowed are powers of two from 512 to 2097152"
+        )
+    if control.bytes_per_sector & (control.bytes_per_sector - 1):
+        raise FormatError(f"{database.path}: version {control.version} has sectors of {control.bytes_per_sector} bytes")
+    if control.encryption != "none" or control.compression not in ("none", "zstd"):
+        raise FormatError(
+            f"{database.path}: version {control.version} is coded as {control.compression}/{control.encryption}, "
+            "which this reader does not know"
+        )
+    return control

@@ -1,0 +1,46 @@
+"""Data stream: the table ``data``, one row per distinct content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlimage.errors import DamagedError
+from sqlimage.streams.database import Database
+
+INSERT = "INSERT INTO data (id, digest, length, stored_bytes, flags, bytes) VALUES (?, ?, ?, ?, ?, ?)"
+FIND = "SELECT id FROM data WHERE digest = ?"
+_SELECT = "SELECT digest, length, flags, bytes FROM data WHERE id = ?"
+_SELECT_RANGE = "SELECT id, digest, length, flags, bytes FROM data WHERE id > ? ORDER BY id LIMIT ?"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A row of ``data`` as it lies in the file: nothing decoded, nothing verified."""
+
+    id: int
+    digest: bytes
+    length: int
+    """Bytes of the content before compression."""
+    flags: int
+    stored: bytes | None
+    """None: an ancestor or a segment that has not arrived holds the bytes."""
+
+
+def read(database: Database, data: int) -> StoredChunk:
+    """One row by id. Raises :class:`~sqlimage.errors.DamagedError` where a map record names a row that is not there."""
+    row = database.row(_SELECT, [data])
+    if row is None:
+        raise DamagedError(f"{database.path}: the map refers to data {data}, which is missing", data=data)
+    return StoredChunk(data, *row)
+
+
+def batch_after(database: Database, after: int, limit: int) -> list[StoredChunk]:
+    """The next ``limit`` rows with ids above ``after``."""
+    return [StoredChunk(*row) for row in database.rows(_SELECT_RANGE, [after, limit])]
+
+
+def totals(database: Database) -> tuple[int, int, int]:
+    """Rows, bytes of content, bytes stored."""
+    row = database.row("SELECT count(*), coalesce(sum(length), 0), coalesce(sum(stored_bytes), 0) FROM data")
+    assert row is not None
+    return row[0], row[1], row[2]

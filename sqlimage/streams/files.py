@@ -1,0 +1,62 @@
+"""The tables ``file`` and ``extent``: which files a version holds and where each of them lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlimage.streams.database import Database
+
+INSERT_FILE = (
+    "INSERT INTO file (version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, deleted) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"
+)
+INSERT_EXTENT = (
+    "INSERT INTO extent (version, volume, record, stream, file_offset, start_cluster, clusters) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_COLUMNS = "volume, path, kind, bytes, modified_at, record, stream, attributes, digest"
+_ONE = f"SELECT {_COLUMNS} FROM effective_file WHERE version = ? AND volume = ? AND path = ?"
+# A directory's own row, and all below it: '0' is the character after '/'.
+_BELOW = (
+    f"SELECT {_COLUMNS} FROM effective_file "
+    "WHERE version = ?1 AND volume = ?2 AND path >= ?3 || '/' AND path < ?3 || '0' ORDER BY path"
+)
+_OWNERS = (
+    "SELECT DISTINCT file.volume, file.path FROM extent JOIN file USING (version, volume, record, stream) "
+    "WHERE extent.version = ?1 AND extent.start_cluster <= ?3 AND extent.start_cluster + extent.clusters > ?2"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One name of a version, as ``effective_file`` shows it."""
+
+    volume: int
+    path: str
+    kind: str
+    size_bytes: int | None
+    modified_at: str | None
+    record: int | None
+    stream: str | None
+    attributes: int | None
+    digest: bytes | None
+
+
+def find(database: Database, version: int, volume: int, path: str) -> FileRow | None:
+    """The row of one path; None where the version has no such name."""
+    row = database.row(_ONE, [version, volume, path])
+    return FileRow(*row) if row else None
+
+
+def below(database: Database, version: int, volume: int, path: str) -> Iterator[FileRow]:
+    """Every row below a directory (not its own), by path; ``path`` is ``/`` or has no trailing slash."""
+    prefix = "" if path == "/" else path
+    for row in database.query(_BELOW, [version, volume, prefix]):
+        if row[1] != "/":
+            yield FileRow(*row)
+
+
+def owners(database: Database, version: int, start_cluster: int, end_cluster: int) -> list[tuple[int, str]]:
+    """Volume and path of every file that lies on the clusters ``start_cluster .. end_cluster`` (inclusive)."""
+    return [(row[0], row[1]) for row in database.rows(_OWNERS, [version, start_cluster, end_cluster])]

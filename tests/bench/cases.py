@@ -1,0 +1,106 @@
+"""Who is measured at what. Every peer is run the way its makers advise for speed on several cores."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from tests.bench.measure import Case, Contender
+
+_BESIDE = Path(sys.executable).with_name("sqlimage")
+SQLIMAGE = str(_BESIDE) if _BESIDE.exists() else shutil.which("sqlimage") or str(_BESIDE)
+_PARTCLONE = 'partclone.ntfs -c -s "$1" -o - -L /dev/null | zstd -q -3 -T2 -o "$2"'
+_APPLY = 'truncate -s "$3" "$2" && mkntfs -q -F -Q -s 512 "$2" && exec wimlib-imagex apply "$1" 1 "$2"'
+_NTFS_BYTES = "2G"
+
+
+def sqlimage_capture(name: str, source: str, *options: str) -> Contender:
+    return Contender(name, (SQLIMAGE, "capture", "{source}", "{out}", *options), source, (SQLIMAGE,))
+
+
+def qcow2(name: str, source: str, *options: str) -> Contender:
+    command = ("qemu-img", "convert", "-f", "raw", "-c", "-O", "qcow2", *options, "-m", "8", "-W", "{source}", "{out}")
+    return Contender(name, command, source, ("qemu-img",))
+
+
+def wim(name: str, source: str, compression: str) -> Contender:
+    command = ("wimlib-imagex", "capture", "{source}", "{out}", f"--compress={compression}")
+    return Contender(name, command, source, ("wimlib-imagex",))
+
+
+def partclone(name: str, source: str) -> Contender:
+    command = ("bash", "-o", "pipefail", "-c", _PARTCLONE, "bash", "{source}", "{out}")
+    return Contender(name, command, source, ("partclone.ntfs", "zstd"))
+
+
+ZSTD = ("-o", "compression_type=zstd")
+
+
+def _sparse(file_system: str) -> Case:
+    return Case(
+        f"{file_system}-sparse",
+        f"{file_system.upper()}: the same files on 1 TiB and on 2 GiB",
+        "sqlimage 1 TiB",
+        (
+            sqlimage_capture("sqlimage 1 TiB", f"{file_system}_1t.img"),
+            sqlimage_capture("sqlimage 2 GiB", f"{file_system}_2g.img"),
+            qcow2("qcow2 zstd 1 TiB", f"{file_system}_1t.img", *ZSTD),
+            qcow2("qcow2 zstd 2 GiB", f"{file_system}_2g.img", *ZSTD),
+        ),
+    )
+
+
+CASES = (
+    Case(
+        "ntfs-capture",
+        "Capture of an NTFS volume",
+        "sqlimage",
+        (
+            sqlimage_capture("sqlimage", "ntfs.img"),
+            qcow2("qcow2 zstd", "ntfs.img", *ZSTD),
+            sqlimage_capture("sqlimage fast", "ntfs.img", "--preset", "fast"),
+            wim("wim xpress", "ntfs.img", "XPRESS"),
+            partclone("partclone | zstd", "ntfs.img"),
+            sqlimage_capture("sqlimage archive", "ntfs.img", "--preset", "archive"),
+            wim("wim lzx", "ntfs.img", "LZX"),
+        ),
+    ),
+    Case(
+        "ntfs-restore",
+        "Restore of an NTFS volume to a raw file",
+        "sqlimage",
+        (
+            Contender("sqlimage", (SQLIMAGE, "restore", "{source}", "{out}"), "image.sqlimage", (SQLIMAGE,)),
+            Contender(
+                "qcow2 zstd",
+                ("qemu-img", "convert", "-f", "qcow2", "-O", "raw", "-m", "8", "-W", "{source}", "{out}"),
+                "image.qcow2",
+                ("qemu-img",),
+            ),
+            Contender(
+                "wim xpress",
+                ("bash", "-c", _APPLY, "bash", "{source}", "{out}", _NTFS_BYTES),
+                "image.wim",
+                ("wimlib-imagex", "mkntfs"),
+            ),
+        ),
+        prepare=(
+            sqlimage_capture("image.sqlimage", "ntfs.img"),
+            qcow2("image.qcow2", "ntfs.img", *ZSTD),
+            wim("image.wim", "ntfs.img", "XPRESS"),
+        ),
+    ),
+    Case(
+        "fat32-capture",
+        "Capture of a FAT32 volume",
+        "sqlimage",
+        (
+            sqlimage_capture("sqlimage", "fat32.img"),
+            qcow2("qcow2 zlib", "fat32.img"),
+            qcow2("qcow2 zstd", "fat32.img", *ZSTD),
+        ),
+    ),
+    _sparse("ntfs"),
+    _sparse("fat32"),
+)

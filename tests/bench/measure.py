@@ -1,0 +1,185 @@
+"""Measuring commands: wall time, CPU time, peak memory and the size of what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program that does a job. In ``argv`` the words ``{source}`` and ``{out}`` stand for paths."""
+
+    name: str
+    argv: tuple[str, ...]
+    source: str
+    """A volume of the corpus, or an image that ``prepare`` made."""
+    needs: tuple[str, ...]
+    """Programs without which it cannot run."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job for several contenders, which take turns at it."""
+
+    name: str
+    title: str
+    subject: str
+    """The contender whose ratios to all others are printed."""
+    contenders: tuple[Contender, ...]
+    prepare: tuple[Contender, ...] = ()
+    """Run once beforehand, unmeasured; each leaves an image under its name for others to use as ``source``."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    wall_seconds: float
+    cpu_seconds: float
+    """User and system time of the command and all processes it waited for."""
+    peak_bytes: int
+    """Resident memory of the largest single process among them."""
+    output_bytes: int
+    """Of all files left; of sparse ones what they occupy."""
+
+
+@dataclass
+class Result:
+    """What a contender did, round by round."""
+
+    contender: str
+    rounds: list[Measurement] = field(default_factory=list)
+    failure: str | None = None
+    """Why it was not measured to the end."""
+
+    def of(self, what: str) -> list[float]:
+        """One figure of every round: ``wall_seconds``, ``cpu_seconds``, ``peak_bytes`` or ``output_bytes``."""
+        return [float(getattr(one, what)) for one in self.rounds]
+
+    @property
+    def measured(self) -> bool:
+        return self.failure is None and bool(self.rounds)
+
+
+class CommandFailed(Exception):
+    """A command that is measured ended with an error; the message holds the end of its standard error."""
+
+
+def measure(argv: Sequence[str], out_directory: Path) -> Measurement:
+    """Run a command to its end and measure it and the files in ``out_directory`` afterwards.
+
+    The kernel counts the memory of whoever starts a process as that process' own until it runs its program: the
+    peak is never less than this interpreter's, which must therefore stay small.
+    """
+    with tempfile.TemporaryFile() as errors:
+        started = time.perf_counter()
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - 600))
+            told = errors.read().decode(errors="replace").strip()
+            raise CommandFailed(f"{' '.join(argv)}: exit {process.returncode}: {told}")
+    os.sync()  # some file systems allocate only now, and the next contender shall not pay for writing this one's output
+    return Measurement(
+        wall_seconds=wall_seconds,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_bytes=usage.ru_maxrss * 1024,
+        output_bytes=sum(_occupied(path) for path in out_directory.rglob("*") if path.is_file()),
+    )
+
+
+def _occupied(path: Path) -> int:
+    status = path.stat()
+    return min(status.st_size, status.st_blocks * 512)
+
+
+def warm(path: Path) -> None:
+    """Read what a file holds (not its holes) into the page cache."""
+    with path.open("rb", buffering=0) as file:
+        at, end = 0, path.stat().st_size
+        while at < end:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+                hole = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            except OSError:
+                return  # nothing but a hole is left
+            while at < hole:
+                at += len(os.pread(file.fileno(), min(_BLOCK_BYTES, hole - at), at)) or hole
+
+
+def run_case(case: Case, corpus: Path, work: Path, repeat: int, progress: Callable[[str], None]) -> list[Result]:
+    """Let all contenders of a case take turns (A B C, A B C, ...), ``repeat`` times.
+
+    Sources are read into the page cache first, outputs are deleted after each run. A contender that lacks a program
+    or fails is out of the case; its ``Result`` says why.
+    """
+    results = {contender.name: Result(contender.name) for contender in case.contenders}
+    prepared = work / "prepared"
+    prepared.mkdir(parents=True)
+    try:
+        for contender in case.prepare:
+            progress(f"{case.name}: preparing {contender.name}")
+            _prepare(contender, corpus, prepared, case, results)
+        for source in {contender.source for contender in case.contenders}:
+            if (place := _place(source, corpus, prepared)).is_file():
+                warm(place)
+        for turn in range(repeat):
+            for contender in case.contenders:
+                result = results[contender.name]
+                if result.failure is None:
+                    progress(f"{case.name}: {contender.name}, {turn + 1} of {repeat}")
+                    _run_once(contender, result, _place(contender.source, corpus, prepared), work / "out")
+    finally:
+        shutil.rmtree(prepared)
+    return list(results.values())
+
+
+def _place(source: str, corpus: Path, prepared: Path) -> Path:
+    made = prepared / source
+    return made if made.is_file() else corpus / source
+
+
+def _prepare(contender: Contender, corpus: Path, prepared: Path, case: Case, results: dict[str, Result]) -> None:
+    failed = Result(contender.name)
+    out = prepared / ".out"
+    _run_once(contender, failed, _place(contender.source, corpus, prepared), out, keep_as=prepared / contender.name)
+    if failed.failure:
+        for other in case.contenders:
+            if other.source == contender.name:
+                results[other.name].failure = f"{contender.name} could not be made: {failed.failure}"
+
+
+def _run_once(contender: Contender, result: Result, source: Path, out: Path, keep_as: Path | None = None) -> None:
+    missing = [program for program in contender.needs if not shutil.which(program)]
+    if missing or not source.is_file():
+        result.failure = f"{' '.join(missing)}: not installed" if missing else f"{source}: no such volume"
+        return
+    out.mkdir()
+    try:
+        words = {"{source}": str(source), "{out}": str(out / "out")}
+        result.rounds.append(measure([words.get(word, word) for word in contender.argv], out))
+        if keep_as:
+            (out / "out").rename(keep_as)
+    except CommandFailed as problem:
+        result.failure = str(problem)
+    finally:
+        shutil.rmtree(out)
+
+
+def ratio(subject: Result, other: Result, what: str = "wall_seconds") -> float | None:
+    """The median over the rounds of subject / other, each round's two runs being neighbours in time; None where
+    either was not measured."""
+    if not (subject.measured and other.measured):
+        return None
+    pairs = zip(subject.of(what), other.of(what), strict=True)
+    return median(a / b for a, b in pairs if b) if any(other.of(what)) else None

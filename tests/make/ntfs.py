@@ -1,0 +1,138 @@
+"""NTFS volumes made by mkntfs and filled through ntfs-3g, and records of them changed by hand."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.conftest import run
+
+ATTRIBUTES, REPARSE_DATA, DOS_NAME = "system.ntfs_attrib_be", "system.ntfs_reparse_data", "system.ntfs_dos_name"
+"""Extended attributes by which ntfs-3g shows NTFS's own."""
+COMPRESSED_DIRECTORY = (0x810).to_bytes(4, "big")
+SECTOR = 512
+
+
+def make_volume(path: Path, size_bytes: int, *, cluster_bytes: int = 4096, label: str = "", sector: int = 512) -> Path:
+    """An empty volume; the file is as sparse as mkntfs leaves it."""
+    with path.open("wb") as file:
+        file.truncate(size_bytes)
+    run("mkntfs", "-q", "-Q", "-F", "-c", str(cluster_bytes), "-s", str(sector), "-L", label, path)
+    return path
+
+
+@contextmanager
+def mounted(image: Path, options: str = "compression,streams_interface=windows") -> Iterator[Path]:
+    """The volume's root directory; unmounted and written out when this ends."""
+    place = image.with_name(image.name + ".mnt")
+    place.mkdir(exist_ok=True)
+    driver = subprocess.Popen(
+        ["ntfs-3g", "-o", f"no_detach,{options}", image, place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(500):
+            if os.path.ismount(place) or driver.poll() is not None:
+                break
+            time.sleep(0.01)
+        assert os.path.ismount(place), f"ntfs-3g ended with {driver.poll()}"
+        yield place
+    finally:
+        for _ in range(50):
+            if not os.path.ismount(place) or subprocess.run(["umount", place], check=False).returncode == 0:
+                break
+            time.sleep(0.1)
+        driver.wait(timeout=30)
+
+
+def write_tree(root: Path, files: dict[str, bytes]) -> None:
+    """Files by their paths, directories as needed."""
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+
+
+def scatter_free_space(root: Path, file_bytes: int) -> dict[str, bytes]:
+    """Fill the volume with files of one size, and what is left with one more, then delete every other small one.
+
+    Returns the files that stay.
+    """
+    files: dict[str, bytes] = {}
+    (root / "rest").touch()
+    with suppress(OSError):
+        while True:
+            (root / f"fill{len(files)}").write_bytes(b"x" * file_bytes)
+            files[f"fill{len(files)}"] = b"x" * file_bytes
+    (root / f"fill{len(files)}").unlink(missing_ok=True)
+    with suppress(OSError), (root / "rest").open("wb", buffering=0) as file:
+        while file.write(b"y" * 4096):
+            pass
+    for i in range(0, len(files), 2):
+        (root / f"fill{i}").unlink()
+        del files[f"fill{i}"]
+    return files | {"rest": (root / "rest").read_bytes()}
+
+
+class VolumeBytes:
+    """A small volume in memory, whose MFT must be one run, to be changed at will."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = bytearray(content)
+        sector, per_cluster = struct.unpack_from("<HB", content, 0x0B)
+        self.cluster_bytes = sector * per_cluster
+        (lcn,) = struct.unpack_from("<Q", content, 0x30)
+        self.mft_at = lcn * self.cluster_bytes
+        (size,) = struct.unpack_from("<b", content, 0x40)
+        self.record_bytes = 1 << -size if size < 0 else size * self.cluster_bytes
+
+    def record_at(self, number: int) -> int:
+        return self.mft_at + number * self.record_bytes
+
+    def record(self, number: int) -> bytearray:
+        """A record with its fix-ups applied."""
+        at = self.record_at(number)
+        data = self.content[at : at + self.record_bytes]
+        array, words = struct.unpack_from("<HH", data, 4)
+        for i in range(1, words):
+            data[i * SECTOR - 2 : i * SECTOR] = data[array + 2 * i : array + 2 * i + 2]
+        return data
+
+    def put_record(self, number: int, data: bytes) -> None:
+        """Write a record, its update sequence array made anew."""
+        block = bytearray(data)
+        array, words = struct.unpack_from("<HH", block, 4)
+        for i in range(1, words):
+            end = i * SECTOR
+            block[array + 2 * i : array + 2 * i + 2] = block[end - 2 : end]
+            block[end - 2 : end] = block[array : array + 2]
+        at = self.record_at(number)
+        self.content[at : at + self.record_bytes] = block
+
+    def attribute_at(self, number: int, type_code: int, nth: int = 0) -> int:
+        """Where in its record the nth attribute of a type starts."""
+        data = self.record(number)
+        at = int.from_bytes(data[0x14:0x16], "little")
+        while True:
+            code = int.from_bytes(data[at : at + 4], "little")
+            assert code != 0xFFFFFFFF, f"record {number} has no attribute {type_code:#x}"
+            if code == type_code:
+                if nth == 0:
+                    return at
+                nth -= 1
+            at += int.from_bytes(data[at + 4 : at + 8], "little")
+
+    def patch(self, number: int, at: int, data: bytes) -> None:
+        """Change bytes of a record."""
+        record = self.record(number)
+        record[at : at + len(data)] = data
+        self.put_record(number, bytes(record))
+
+    def patch_value(self, number: int, type_code: int, at: int, data: bytes, nth: int = 0) -> None:
+        """Change bytes of a resident attribute's value."""
+        start = self.attribute_at(number, type_code, nth)
+        (value,) = struct.unpack_from("<H", self.record(number), start + 0x14)
+        self.patch(number, start + value + at, data)

@@ -1,0 +1,119 @@
+"""Every device of the media room, made with given content, for tests that hold for all of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from sqlimage.device import BlockDevice
+from sqlimage.media.file import FileDevice, WritableFileDevice
+from sqlimage.media.memory import MemoryDevice
+from sqlimage.media.window import Window, WritableWindow
+from tests.conftest import run
+
+Maker = Callable[[bytes], AbstractContextManager[BlockDevice]]
+_CELL = 4096
+_MARGIN = 3 * 512
+"""What lies around a window, and must stay as it is."""
+
+
+def write_sparse(path: Path, content: bytes) -> None:
+    """A file with holes where the content has whole cells of zeros."""
+    with path.open("wb") as file:
+        for at in range(0, len(content), _CELL):
+            cell = content[at : at + _CELL]
+            if any(cell):
+                file.seek(at)
+                file.write(cell)
+        file.truncate(len(content))
+
+
+@contextmanager
+def temporary_file(content: bytes) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "device.raw"
+        write_sparse(path, content)
+        yield path
+
+
+@contextmanager
+def loop_device(path: Path, *options: str) -> Iterator[str]:
+    """A block device over a file. Skips the test where the kernel lets nobody but root make one."""
+    if os.geteuid() != 0:
+        pytest.skip("a loop device can only be made by root")
+    assert shutil.which("losetup"), "losetup is missing: run tests/install-debian-packages.sh"
+    name = run("losetup", "--find", "--show", *options, path).stdout.decode().strip()
+    try:
+        yield name
+    finally:
+        subprocess.run(["losetup", "--detach", name], check=True)
+
+
+@contextmanager
+def _memory(content: bytes) -> Iterator[BlockDevice]:
+    yield MemoryDevice(content)
+
+
+@contextmanager
+def _file(content: bytes) -> Iterator[BlockDevice]:
+    with temporary_file(content) as path:
+        device = FileDevice(path)
+        yield device
+        device.close()
+
+
+@contextmanager
+def _writable_file(content: bytes) -> Iterator[BlockDevice]:
+    with temporary_file(content) as path:
+        device = WritableFileDevice(path)
+        yield device
+        device.close()
+
+
+@contextmanager
+def _block_device(content: bytes) -> Iterator[BlockDevice]:
+    with temporary_file(content) as path, loop_device(path) as name:
+        device = WritableFileDevice(name)
+        assert device.is_block_device
+        yield device
+        device.close()
+
+
+@contextmanager
+def _window(content: bytes) -> Iterator[BlockDevice]:
+    with _file(bytes([0xEE]) * _MARGIN + content + bytes([0xEE]) * _MARGIN) as device:
+        yield Window(device, _MARGIN, len(content))
+
+
+@contextmanager
+def _writable_window(content: bytes) -> Iterator[BlockDevice]:
+    whole = MemoryDevice(bytes([0xEE]) * _MARGIN + content + bytes([0xEE]) * _MARGIN)
+    yield WritableWindow(whole, _MARGIN, len(content))
+    assert set(whole.content[:_MARGIN] + whole.content[-_MARGIN:]) == {0xEE}
+
+
+@contextmanager
+def _window_of_window(content: bytes) -> Iterator[BlockDevice]:
+    with _writable_file(bytes(_MARGIN) + content + bytes(_MARGIN)) as device:
+        assert isinstance(device, WritableFileDevice)
+        outer = WritableWindow(device, 512, device.size_bytes - 512)
+        yield WritableWindow(outer, _MARGIN - 512, len(content))
+
+
+KINDS: dict[str, Maker] = {
+    "memory": _memory,
+    "file": _file,
+    "writable-file": _writable_file,
+    "block-device": _block_device,
+    "window": _window,
+    "writable-window": _writable_window,
+    "window-of-window": _window_of_window,
+}
+WRITABLE = [kind for kind in KINDS if kind not in ("file", "window")]
