@@ -20,7 +20,7 @@ from sqlimage.media.geometry import Geometry
 from sqlimage.media.partition import find_partition, partition_window
 from sqlimage.streams import properties
 from sqlimage.streams.database import Database
-from sqlimage.streams.newfile import NewFile
+from sqlimage.streams.newfile import NewImage
 from sqlimage.streams.properties import Value
 from sqlimage.units import Progress
 
@@ -61,7 +61,7 @@ def capture(
         if partition is not None:
             device, part = partition_window(whole, partition), find_partition(whole, partition)
             origin += f" partition {partition}"
-        with NewFile(image) as new:
+        with NewImage(image) as new:
             database = Database(new.target, new.connection, writable=True)
             medium = inspect(device, partition=part, keep_page_files=keep_page_files)
             plan = make_plan(medium, chosen.chunk_bytes, store)

@@ -34,9 +34,9 @@ def extract(
     """Copy a file, or a directory with all below it, out of a version to ``destination``, which must not exist yet.
 
     A directory becomes the directory ``destination``; ``/`` takes everything. Alternate streams become files named
-    ``file:stream``, links are told as skipped and not made, metadata files and names that would lead elsewhere are
-    skipped or renamed and told. Nothing is written outside ``destination``. Raises
-    :class:`~sqlimage.errors.SqlimageError` subclasses.
+    ``file:stream``. A link comes out as a plain file with the bytes its own record holds (mostly none) and is told: no
+    link is ever made. Metadata files are left out; names that would lead elsewhere are changed and told. Nothing is
+    written outside ``destination``. Raises :class:`~sqlimage.errors.SqlimageError` subclasses.
     """
     target = os.path.abspath(destination)
     if os.path.lexists(target):
@@ -58,8 +58,6 @@ def extract(
         row = version.find_file(path)
     if row.kind == "directory":
         _extract_tree(version, row, target, report, progress)
-    elif row.kind == "symlink":
-        raise RefusedError(f"{path}: is a symbolic link; links are not extracted")
     else:
         parent = os.path.dirname(target)
         if not os.path.isdir(parent):
@@ -85,10 +83,12 @@ def _extract_tree(
             for row in version.below(prefix):
                 if progress:
                     progress(row.path)
-                if row.kind in ("metadata", "special", "symlink"):
-                    if row.kind != "metadata":
-                        report.skipped.append((row.path, f"a {row.kind} is not extracted"))
+                if row.kind in ("metadata", "special"):
+                    if row.kind == "special":
+                        report.skipped.append((row.path, "neither a file nor a directory"))
                     continue
+                if row.kind == "symlink":
+                    report.renamed.append((row.path, "a link, extracted as the plain file its record holds"))
                 parent, _, name = row.path[cut + 1 :].rpartition("/")
                 at = tree.enter(parent)
                 if at is None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import glob
 import os
-import secrets
 import stat
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from sqlimage.device import WritableDevice
-from sqlimage.errors import DamagedError, DeviceError, FormatError, NotFoundError, RefusedError
+from sqlimage.errors import DamagedError, FormatError, RefusedError
 from sqlimage.extent import Runs
 from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.image import Version
 from sqlimage.media.file import WritableFileDevice
 from sqlimage.media.partition import partition_window
+from sqlimage.nameless import NamelessFile
 from sqlimage.streams import cluster_map, data
 from sqlimage.streams.cluster_map import MapTable
 from sqlimage.units import MIB, Progress, format_size
@@ -67,10 +67,7 @@ def restore(
         raise RefusedError(f"{path}: is the image itself")
     _refuse_mounted(path)
     if partition is None and not _is_block_device(path):
-        with _new_file(path, version.control.medium_bytes, replace=force) as target:
-            report = _Restore(version, path, target, fresh=True, wipe=False).run(threads, progress)
-            target.flush()
-        return report
+        return _to_new_file(version, path, force, threads, progress)
     device = WritableFileDevice(path)
     try:
         target_device: WritableDevice = device
@@ -84,6 +81,24 @@ def restore(
         return report
     finally:
         device.close()
+
+
+def _to_new_file(
+    version: Version, path: str, force: bool, threads: int | None, progress: Progress | None
+) -> RestoreReport:
+    """A sparse file that gets its name when everything in it was verified and synced."""
+    is_empty_file = os.path.isfile(path) and os.path.getsize(path) == 0
+    if os.path.lexists(path) and not (force or is_empty_file or os.path.isdir(path)):
+        raise RefusedError(f"{path}: exists and is not empty", hint="use --force to replace it")
+    with NamelessFile(path, replace=force or is_empty_file) as file:
+        target = WritableFileDevice(file.path)
+        try:
+            target.resize(version.control.medium_bytes)
+            report = _Restore(version, path, target, fresh=True, wipe=False).run(threads, progress)
+        finally:
+            target.close()
+        file.publish()
+    return report
 
 
 class _Restore:
@@ -210,40 +225,6 @@ def _batches(table: MapTable, backed: np.ndarray[tuple[int], np.dtype[np.bool_]]
     cuts = np.flatnonzero(np.diff(chunk_weight)) + 1
     for part in np.split(order, cuts):
         yield MapTable(table.start[part], table.end[part], table.data[part], table.data_offset[part])
-
-
-@contextmanager
-def _new_file(path: str, size_bytes: int, *, replace: bool) -> Iterator[WritableFileDevice]:
-    """A sparse file of ``size_bytes`` that gets its name when the block ends without an error."""
-    directory, name = os.path.split(path)
-    if os.path.isdir(path):
-        raise RefusedError(f"{path}: is a directory", hint="name a file in it")
-    if os.path.lexists(path) and not replace and os.path.getsize(path) > 0:
-        raise RefusedError(f"{path}: exists and is not empty", hint="use --force to replace it")
-    if not os.path.isdir(directory):
-        raise NotFoundError(f"{directory}: no such directory")
-    partial = os.path.join(directory, f".{name}.{secrets.token_hex(4)}.restoring")
-    try:
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-    except OSError as problem:
-        raise DeviceError(f"{path}: cannot be made ({problem.strerror})") from None
-    try:
-        target = WritableFileDevice(partial)
-        try:
-            target.resize(size_bytes)
-            yield target
-        finally:
-            target.close()
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _check_room(version: Version, path: str, target: WritableDevice, force: bool) -> None:

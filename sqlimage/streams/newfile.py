@@ -1,22 +1,19 @@
-"""A new image while it is being written: a file without a name, so that an interruption leaves nothing behind.
+"""A new image while it is being written: a database in a file that has no name yet.
 
-On Linux the file is made with ``O_TMPFILE`` and gets its name by one ``linkat`` when it is whole and synced. SQLite
-opens files by name only, so for the one call that opens the database, its ``open`` is answered with the descriptor.
-Where the directory's file system knows no nameless files, a hidden name beside the target stands in; what a killed
-capture left under such a name is removed by the next capture to the same target.
+SQLite opens files by name only, so for the one call that opens the database, its ``open`` is answered with the
+descriptor of the nameless file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import fcntl
 import os
 import threading
 
 import apsw
 
-from sqlimage.errors import DeviceError, NotFoundError, RefusedError
+from sqlimage.errors import DeviceError
+from sqlimage.nameless import NamelessFile
 from sqlimage.streams import schema
 from sqlimage.streams.database import translated
 
@@ -24,50 +21,32 @@ _OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_i
 _hook_lock = threading.Lock()
 
 
-class NewFile:
+class NewImage:
     """An image in the making. Use as a context manager: what is not published is gone when it ends.
 
-    Raises :class:`~sqlimage.errors.RefusedError` where the target exists already and
-    :class:`~sqlimage.errors.DeviceError` where its directory cannot be written.
+    Raises what :class:`~sqlimage.nameless.NamelessFile` raises.
     """
 
     def __init__(self, target: str | os.PathLike[str]) -> None:
-        self.target = os.path.abspath(target)
-        directory, name = os.path.split(self.target)
-        if os.path.lexists(self.target):
-            raise RefusedError(f"{self.target}: exists already", hint="choose another name or remove it")
-        self._stand_in = os.path.join(directory, f".{name}.capturing")
-        self._named = False
+        self._file = NamelessFile(target)
         try:
-            self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NotFoundError(f"{directory}: no such directory") from None
-        except OSError as problem:
-            raise DeviceError(f"{directory}: {problem.strerror}") from None
-        try:
-            self._fd = self._make(directory)
             self.connection = self._connect()
-        except OSError as problem:
-            os.close(self._directory)
-            raise DeviceError(f"{self.target}: cannot be made ({problem.strerror})") from None
-
-    def _make(self, directory: str) -> int:
-        try:
-            return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
-        except OSError:
-            self._named = True
-        fd = os.open(self._stand_in, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
+        except BaseException:
+            self._file.close()
             raise
-        os.ftruncate(fd, 0)
-        return fd
+
+    @property
+    def target(self) -> str:
+        return self._file.target
+
+    @property
+    def size_bytes(self) -> int:
+        """What has been written so far."""
+        return self._file.size_bytes
 
     def _connect(self) -> apsw.Connection:
         with translated(self.target), _hook_lock:
-            connection = _connection_to(self._stand_in, self._fd)
+            connection = _connection_to(self._file.stand_in, self._file.fd)
             # In this order: a journal must never be looked for beside a file that has no name.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = OFF")
@@ -80,43 +59,18 @@ class NewFile:
             connection.execute(schema.schema_sql())
         return connection
 
-    @property
-    def size_bytes(self) -> int:
-        """What has been written so far."""
-        return os.fstat(self._fd).st_size
-
     def publish(self) -> None:
-        """Close the database, make it durable, and give it its name, all at once.
-
-        Raises :class:`~sqlimage.errors.RefusedError` where the name was taken in the meantime.
-        """
+        """Close the database, make it durable, and give it its name, all at once."""
         with translated(self.target):
             self.connection.close()
-        try:
-            os.fsync(self._fd)
-            if self._named:
-                os.link(self._stand_in, self.target)
-            else:
-                name = os.path.basename(self.target)
-                os.link(f"/proc/self/fd/{self._fd}", name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-            os.fsync(self._directory)
-        except FileExistsError:
-            raise RefusedError(f"{self.target}: exists already", hint="choose another name or remove it") from None
-        except OSError as problem:
-            raise DeviceError(f"{self.target}: cannot be written ({problem.strerror})") from None
+        self._file.publish()
 
     def close(self) -> None:
         """Let go of everything; without :meth:`publish` nothing of it stays."""
         self.connection.close(True)
-        if self._fd >= 0:
-            if self._named:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._stand_in)
-            os.close(self._fd)
-            os.close(self._directory)
-            self._fd = -1
+        self._file.close()
 
-    def __enter__(self) -> NewFile:
+    def __enter__(self) -> NewImage:
         return self
 
     def __exit__(self, *_: object) -> None:

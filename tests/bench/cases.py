@@ -61,7 +61,7 @@ CASES = (
             qcow2("qcow2 zstd", "ntfs.img", *ZSTD),
             sqlimage_capture("sqlimage fast", "ntfs.img", "--preset", "fast"),
             wim("wim xpress", "ntfs.img", "XPRESS"),
-            partclone("partclone | zstd", "ntfs.img"),
+            partclone("partclone, zstd", "ntfs.img"),
             sqlimage_capture("sqlimage archive", "ntfs.img", "--preset", "archive"),
             wim("wim lzx", "ntfs.img", "LZX"),
         ),

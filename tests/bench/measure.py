@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 _BLOCK_BYTES = 1 << 20
+_CHILD = Path(__file__).with_name("child.py")
 
 
 @dataclass(frozen=True)
@@ -76,24 +77,28 @@ class CommandFailed(Exception):
 def measure(argv: Sequence[str], out_directory: Path) -> Measurement:
     """Run a command to its end and measure it and the files in ``out_directory`` afterwards.
 
-    The kernel counts the memory of whoever starts a process as that process' own until it runs its program: the
-    peak is never less than this interpreter's, which must therefore stay small.
+    Raises :class:`CommandFailed` where it ends with anything but exit code 0 or cannot be started.
     """
-    with tempfile.TemporaryFile() as errors:
-        started = time.perf_counter()
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as told:
+        subprocess.run(
+            [sys.executable, "-I", "-S", str(_CHILD), str(told.fileno()), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=[told.fileno()],
+            check=False,
+        )
+        told.seek(0)
+        code, wall_seconds, cpu_seconds, peak_kib = told.read().decode().split() or ["none", "0", "0", "0"]
+        if code != "0":
             errors.seek(max(0, errors.seek(0, os.SEEK_END) - 600))
-            told = errors.read().decode(errors="replace").strip()
-            raise CommandFailed(f"{' '.join(argv)}: exit {process.returncode}: {told}")
+            said = errors.read().decode(errors="replace").strip()
+            raise CommandFailed(f"{' '.join(argv)}: exit {code}: {said}")
     os.sync()  # some file systems allocate only now, and the next contender shall not pay for writing this one's output
     return Measurement(
-        wall_seconds=wall_seconds,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_bytes=usage.ru_maxrss * 1024,
+        wall_seconds=float(wall_seconds),
+        cpu_seconds=float(cpu_seconds),
+        peak_bytes=int(peak_kib) * 1024,
         output_bytes=sum(_occupied(path) for path in out_directory.rglob("*") if path.is_file()),
     )
 

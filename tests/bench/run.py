@@ -18,16 +18,16 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 from sqlimage.units import MIB, format_size
 from tests.bench.bars import Results, Verdict, judge
-from tests.bench.cases import CASES, SQLIMAGE
+from tests.bench.cases import CASES
 from tests.bench.measure import Case, Result, ratio, run_case
 
 _VERSIONS = {
-    "sqlimage": (SQLIMAGE, "--version"),
     "qemu-img": ("qemu-img", "--version"),
     "wimlib": ("wimlib-imagex", "--version"),
     "partclone": ("partclone.ntfs", "--version"),
@@ -100,13 +100,14 @@ def _lines(path: str) -> list[str]:
 
 def tool_versions() -> dict[str, str]:
     """What each program says of itself, in one line."""
-    versions = {}
+    versions = {"sqlimage": version("sqlimage")}
     for name, command in _VERSIONS.items():
         if not shutil.which(command[0]):
             versions[name] = "not installed"
             continue
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        versions[name] = next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "?")
+        told = [line.strip(" *") for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        versions[name] = told[0] if told else "unknown"
     return versions
 
 
@@ -121,8 +122,8 @@ def report(
     """Everything as Markdown."""
     lines = [
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory']} of memory, kernel "
-        f"{machine['kernel']}, Python {machine['python']}; everything in the page cache; medians of {repeat} runs "
-        "taken in turn (least to most); ratios are medians of the rounds'.",
+        f"{machine['kernel']}, Python {machine['python']}; everything in the page cache. Medians of {repeat} rounds "
+        "(least to most), contenders taking turns; ratios are medians of each round's.",
         "",
         *(f"- {name}: {version}" for name, version in versions.items()),
     ]

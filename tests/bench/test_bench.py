@@ -58,6 +58,14 @@ def test_a_failing_command_says_why(tmp_path: Path) -> None:
         measure(shell("echo it was too much >&2; exit 3"), tmp_path)
     with pytest.raises(CommandFailed, match=r"exit -9"):
         measure(shell("kill -9 $$"), tmp_path)
+    with pytest.raises(CommandFailed, match=r"no-such-program"):
+        measure(["no-such-program"], tmp_path)
+
+
+def test_the_memory_of_who_measures_does_not_count(tmp_path: Path) -> None:
+    ballast = bytearray(os.urandom(1)) * (200 * MIB)
+    assert measure(["true"], tmp_path).peak_bytes < 100 * MIB
+    assert len(ballast) == 200 * MIB
 
 
 def test_contenders_take_turns_and_leave_nothing(corpus: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sqlimage.errors import InconsistentVolume
 from sqlimage.filesystem.fat import layout, table
 from sqlimage.filesystem.fat.boot import Geometry, geometry_of, parse
 from sqlimage.filesystem.fat.table import Ending, Table, load, read_entries
-from sqlimage.filesystem.fat.walk import walk
+from sqlimage.filesystem.fat.walk import Pages, walk
 from sqlimage.media.file import FileDevice
 from sqlimage.media.memory import MemoryDevice
 from tests.make.fat import END, BareVolume
@@ -84,11 +84,11 @@ def test_every_table_gives_the_chains_and_the_allocation_of_the_model(bits: int,
         assert got == clusters if ending != Ending.LOOP else got == clusters[: len(got)]
         walked: list[tuple[int, int]] = []
         if ending == Ending.END:
-            walked = list(walk(device, where, cluster))
+            walked = list(walk(Pages(device, where), cluster))
             assert spread(walked) == clusters
         else:
             with pytest.raises(InconsistentVolume, match=ending.words):
-                for step in walk(device, where, cluster):
+                for step in walk(Pages(device, where), cluster):
                     walked.append(step)
             if ending != Ending.LOOP:
                 assert spread(walked) == clusters
@@ -151,7 +151,7 @@ def test_a_file_in_a_million_pieces_is_followed_to_its_end() -> None:
     chains = loaded(volume).follow(np.array([3]))
     assert chains.clusters.tolist() == [1_000_000]
     assert chains.ending.tolist() == [Ending.END]
-    steps = walk(MemoryDevice(volume.content), geometry(volume), 3)
+    steps = walk(Pages(MemoryDevice(volume.content), geometry(volume)), 3)
     assert sum(count for _, count in steps) == 1_000_000
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import struct
-import subprocess
 from pathlib import Path
 
 from tests.conftest import run
@@ -59,10 +58,6 @@ def cluster_runs(volume: Path, path: str) -> list[tuple[int, int]]:
     text = run("mshowfat", "-i", volume, f"::{path}", env=_environment()).stdout.decode()[len(path) + 3 :]
     parts = re.findall(r"<(\d+)(?:-(\d+))?>", text)
     return [(int(low), int(high or low) - int(low) + 1) for low, high in parts]
-
-
-def checker_finds_nothing(volume: Path) -> bool:
-    return subprocess.run(["fsck.fat", "-n", str(volume)], capture_output=True, check=False).returncode == 0
 
 
 def _environment() -> dict[str, str]:

@@ -85,9 +85,9 @@ class VolumeBytes:
         sector, per_cluster = struct.unpack_from("<HB", content, 0x0B)
         self.cluster_bytes = sector * per_cluster
         (lcn,) = struct.unpack_from("<Q", content, 0x30)
-        self.mft_at = lcn * self.cluster_bytes
+        self.mft_at: int = lcn * self.cluster_bytes
         (size,) = struct.unpack_from("<b", content, 0x40)
-        self.record_bytes = 1 << -size if size < 0 else size * self.cluster_bytes
+        self.record_bytes: int = 1 << -size if size < 0 else size * self.cluster_bytes
 
     def record_at(self, number: int) -> int:
         return self.mft_at + number * self.record_bytes

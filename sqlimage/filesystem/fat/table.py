@@ -7,6 +7,7 @@ volume's size. Chains are followed from segment to segment, those of all files a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -130,7 +131,7 @@ class Table:
         visited_by = np.full(len(self.start), -1, dtype=np.int64)
         visited, successor, after = visited_by.data, self.successor.data, self.ending.data
         for one in long.tolist():
-            path = []
+            path = array("i")
             at = int(found[one])
             stop = int(Ending.LINK)
             while stop == Ending.LINK:
@@ -144,7 +145,7 @@ class Table:
             total += len(path)
             _check_total(total, limit)
             ending[one] = stop
-            walked = np.array(path, dtype=np.int32)
+            walked = np.frombuffer(path, dtype=np.int32)
             chains.append(np.full(len(path), one, dtype=np.int64))
             segments.append(walked)
             entries.append(np.concatenate((first[one : one + 1], self.following[walked[:-1]])))

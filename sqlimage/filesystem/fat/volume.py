@@ -21,7 +21,7 @@ from sqlimage.filesystem.fat.content import FatContent
 from sqlimage.filesystem.fat.directory import first_cluster_of, label_in, label_text, names_something
 from sqlimage.filesystem.fat.table import Table, load, read_entries
 from sqlimage.filesystem.fat.tree import DIRECTORY_BYTES_TOLERATED, TreeScanner, read_directory
-from sqlimage.filesystem.fat.walk import walk
+from sqlimage.filesystem.fat.walk import Pages, walk
 
 ROOT_RECORD = 0
 
@@ -105,6 +105,10 @@ class FatVolume:
     def _table(self) -> Table:
         return load(self._device, self._geometry)
 
+    @cached_property
+    def _pages(self) -> Pages:
+        return Pages(self._device, self._geometry)
+
     def _runs_of_file(self, first: int, size: int, record: int) -> Iterator[tuple[int, int]]:
         """As much of the chain as the size asks for; what the chain does beyond is not looked at."""
         chain = self._runs(first)
@@ -132,7 +136,7 @@ class FatVolume:
         """The chain from ``first`` as (offset, length) in bytes, as lazily as :func:`walk`; cluster 0: none."""
         geometry = self._geometry
         if first:
-            for cluster, count in walk(self._device, geometry, first):
+            for cluster, count in walk(self._pages, first):
                 yield geometry.offset_of(cluster), count * geometry.bytes_per_cluster
 
     def _may_hold_entry(self, offset: int) -> bool:

@@ -1,0 +1,60 @@
+"""Images for tests: small volumes made once, captured through the public API."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+import zstandard
+
+import sqlimage
+
+
+def sample_volume(target: Path) -> Path:
+    """The NTFS volume that ships with the package, 8 MiB, unpacked to ``target``."""
+    packed = (files("sqlimage.cli") / "sample" / "sample.ntfs.zst").read_bytes()
+    target.write_bytes(zstandard.ZstdDecompressor().decompress(packed, max_output_size=8 << 20))
+    return target
+
+
+def noise(seed: object, length: int) -> bytes:
+    """Bytes that no compressor shrinks, the same for the same seed."""
+    return b"".join(hashlib.sha256(f"{seed}:{n}".encode()).digest() for n in range(-(-length // 32)))[:length]
+
+
+def kept_bytes(image: Path, source: bytes) -> bytes:
+    """What a restore must give: the source in every allocated cluster except page files, zeros elsewhere."""
+    with sqlimage.open(str(image)) as opened:
+        version = opened.version()
+        unit = version.control.bytes_per_cluster
+        expected = bytearray(len(source))
+        for start, length in version.allocated():
+            expected[start * unit : (start + length) * unit] = source[start * unit : (start + length) * unit]
+        left_out = opened.database.rows(
+            "SELECT start_cluster, end_cluster FROM owner "
+            "WHERE lower(path) IN ('/pagefile.sys', '/swapfile.sys', '/hiberfil.sys')"
+        )
+        for start, end in left_out:
+            expected[start * unit : (end + 1) * unit] = bytes((end + 1 - start) * unit)
+        return bytes(expected[: len(source)])
+
+
+def tool(*arguments: object, code: int = 0) -> str:
+    """Run the command line; its stdout. Fails where the exit code is another one or a traceback shows."""
+    done = run_tool(*arguments)
+    assert done.returncode == code, (arguments, done.returncode, done.stdout[-1500:], done.stderr[-1500:])
+    return done.stdout
+
+
+def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user would, in a process of its own."""
+    import sys
+
+    program = Path(sys.executable).with_name("sqlimage")
+    done = subprocess.run(
+        [str(program), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done

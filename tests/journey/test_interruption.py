@@ -1,0 +1,107 @@
+"""An interrupted capture or restore leaves its target absent or whole, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sqlimage
+from tests.images import noise, tool
+
+TOOL = Path(sys.executable).with_name("sqlimage")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "raw.img"
+    path.write_bytes(b"".join(noise(n, 1 << 20) + bytes(1 << 20) for n in range(8)))
+    return path
+
+
+def started(*arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [str(TOOL), *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def seconds_it_takes(*arguments: object) -> float:
+    begin = time.monotonic()
+    assert started(*arguments).wait() == 0
+    return time.monotonic() - begin
+
+
+def kill_at_random_moments(target: Path, tries: int, seed: int, *arguments: object) -> list[bool]:
+    """Run a command again and again, kill it -9 at a random moment; whether the target was there each time."""
+    whole = seconds_it_takes(*arguments)
+    target.unlink()
+    dice, there = random.Random(seed), []
+    for _ in range(tries):
+        process = started(*arguments)
+        time.sleep(dice.uniform(0.3, 1.15) * whole)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert set(os.listdir(target.parent)) <= {target.name}, (seed, os.listdir(target.parent))
+        there.append(target.exists())
+        if target.exists():
+            if target.suffix == ".sqlimage":
+                with sqlimage.open(str(target)) as image:
+                    assert sqlimage.verify(image).is_whole, seed
+            target.unlink()
+    return there
+
+
+def test_a_capture_killed_at_random_moments_leaves_no_image_or_a_whole_one_and_no_litter(
+    source: Path, tmp_path: Path
+) -> None:
+    there = kill_at_random_moments(tmp_path / "i.sqlimage", 12, 1, "capture", source, tmp_path / "i.sqlimage")
+    assert not all(there), "every capture finished before it was killed"
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_of_a_capture(source: Path, tmp_path: Path) -> None:
+    there = kill_at_random_moments(tmp_path / "i.sqlimage", 100, 2, "capture", source, tmp_path / "i.sqlimage")
+    assert any(there)
+    assert not all(there)
+
+
+def test_a_restore_killed_at_random_moments_leaves_no_file_or_a_whole_one_and_no_litter(
+    source: Path, tmp_path: Path
+) -> None:
+    image, place = tmp_path / "i.sqlimage", tmp_path / "to"
+    place.mkdir()
+    tool("capture", source, image)
+    there = kill_at_random_moments(place / "copy.img", 8, 3, "restore", image, place / "copy.img")
+    assert not all(there)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_interruption_ends_with_130_and_leaves_nothing(source: Path, tmp_path: Path, how: int) -> None:
+    target = tmp_path / "i.sqlimage"
+    whole = seconds_it_takes("capture", source, target)
+    target.unlink()
+    process = started("capture", source, target)
+    time.sleep(whole * 0.7)
+    process.send_signal(how)
+    assert process.wait(timeout=20) in (0, 130)
+    assert os.listdir(tmp_path) == (["i.sqlimage"] if process.returncode == 0 else [])
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    """A file size limit stands in for the full disk where no small file system can be mounted."""
+    done = subprocess.run(
+        ["sh", "-c", f"trap '' XFSZ; ulimit -f 4096; exec '{TOOL}' capture '{source}' '{tmp_path}/i.sqlimage'"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 6, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
