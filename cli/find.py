@@ -23,7 +23,7 @@ def command(
     """Find the images of a directory tree whose properties match.
 
     Columns beside the properties: path, version, uuid, label, state, created_at, medium_bytes, file_system,
-    volume_label, serial, volumes, source. property('any name') reaches names that are not plain words.
+    volume_label, serial, volumes, source. property('any name') reaches names that are words of SQL.
     """
     found = []
     for image in sqlimage.find(directories, where):

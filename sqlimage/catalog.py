@@ -19,10 +19,12 @@ _COLUMNS = (
 )  # fmt: skip
 _TOKEN = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | \[[^\]]*\] | `[^`]*`      # strings and quoted names stay as they are
-      | (?P<dotted>[A-Za-z_][\w-]*(?:\.[A-Za-z0-9_][\w-]*)+)(?!\s*\()   # os.version: a property
+      | (?P<dotted>[A-Za-z_][\w-]*(?:\.[A-Za-z0-9_][\w-]*)+)(?!\s*\()   # os.version
+      | (?P<word>[A-Za-z_]\w*)(?!\s*\()                                # site, label, AND
       | [A-Za-z_]\w* | \d+(?:\.\d+)? | .""",
     re.VERBOSE | re.DOTALL,
 )
+_NOT_PROPERTIES = frozenset(word.lower() for word in (*_COLUMNS, *apsw.keywords, "true", "false"))
 _MOST_WHERE = 10_000
 
 
@@ -50,8 +52,8 @@ class Unreadable:
 def find(directories: Sequence[str | os.PathLike[str]], where: str) -> Iterator[Found | Unreadable]:
     """Every version of every ``*.sqlimage`` below the directories for which the SQL expression ``where`` is true.
 
-    A dotted name in it is a property (``os.version = '12'``; absent ones are NULL); ``property('name')`` reaches any
-    name; the columns ``path, version, uuid, label, state, created_at, medium_bytes, file_system, volume_label, serial,
+    A name in it is a property (``os.version = '12'``; absent ones are NULL); ``property('name')`` reaches those that
+    are words of SQL or hold a dash; the columns ``path, version, uuid, label, state, created_at, medium_bytes, file_system, volume_label, serial,
     volumes, source`` are those of the version (the volume's: of its first volume). Raises
     :class:`~sqlimage.errors.UsageError` for an expression that is not one.
     """
@@ -121,8 +123,13 @@ class _Shelf:
 
 
 def _with_properties(where: str) -> str:
-    """The expression with each dotted name turned into ``property('name')``."""
-    return _TOKEN.sub(lambda m: f"property('{m['dotted']}')" if m["dotted"] else m[0], where)
+    """The expression with each name that is neither a column nor SQL's own turned into ``property('name')``."""
+
+    def turned(match: re.Match[str]) -> str:
+        name = match["dotted"] or match["word"]
+        return f"property('{name}')" if name and name.lower() not in _NOT_PROPERTIES else match[0]
+
+    return _TOKEN.sub(turned, where)
 
 
 def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _by: str | None) -> int:

@@ -64,7 +64,7 @@ def capture(
         with NewImage(image) as new:
             database = Database(new.target, new.connection, writable=True)
             medium = inspect(device, partition=part, keep_page_files=keep_page_files)
-            plan = make_plan(medium, chosen.chunk_bytes, store)
+            plan = make_plan(medium, chosen, store)
             database.run("BEGIN")
             writer = Writer(database)
             _fill(writer, medium, plan, chosen, threads or os.cpu_count() or 1, progress)

@@ -1,7 +1,8 @@
-"""From a medium to jobs of work: file by file, in each file's own order; small neighbours together; nothing twice.
+"""From a medium to jobs of work: file by file, in each file's own order; small neighbours of a kind together.
 
-Everything here counts clusters of the medium. Jobs come in the order of their first cluster, so that the source is
-read nearly in sequence and the data stream lies in the order in which a restore or a boot wants it.
+Everything here counts clusters of the medium. Jobs come in the order of the medium, but for small files, which are
+brought together by kind within a window: the source is read nearly in sequence, and the data stream lies nearly in the
+order in which a restore or a boot wants it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sqlimage.extent import Int64s, Runs
 from sqlimage.filesystem.contract import HOLE, ContentFlag, EntryKind
 from sqlimage.journey.chain import DigestChain
 from sqlimage.journey.medium import Medium, SourceVolume
+from sqlimage.journey.presets import Preset
 
 CHUNKS_PER_SLAB = 16
 _MAX_DIGESTED_HOLE = 64 << 20
@@ -72,6 +74,8 @@ class Slab:
 
 
 Job = Pack | Slab
+_Small = tuple[bool, tuple[str, str], tuple[int, int] | None, list[Piece], int, tuple[int, int, bool]]
+"""A content that goes into a pack: store, kin, key, pieces, clusters, sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +89,22 @@ class Plan:
     contents: tuple[VolumeContents, ...]
     bytes_per_cluster: int
     chunk_clusters: int
+    window_clusters: int
+    """From how large a stretch small contents are brought together by kind."""
     leftover: Runs
     """Wanted clusters that belong to no content: boot sectors, tables, gaps."""
 
     def jobs(self) -> Iterator[Job]:
         """The work, in order; computed as it is asked for."""
-        packs = {False: Pack(False), True: Pack(True)}
+        window: list[_Small] = []
+        waiting = 0
         for group, n in self._in_disk_order():
             if group == len(self.contents):
                 pieces: list[Piece] = [(0, int(self.leftover.start[n]), int(self.leftover.length[n]))]
-                store, key, sizes = False, None, (0, 0, False)
+                store, key, sizes, kin = False, None, (0, 0, False), ("", "")
             else:
                 content = self.contents[group]
-                pieces, store = content.pieces(n), content.store[n]
+                pieces, store, kin = content.pieces(n), content.store[n], _kin(content.path[n])
                 key = (content.number, int(content.row[n]))
                 sizes = (int(content.size_bytes[n]), int(content.valid_bytes[n]), content.digested[n])
             span, clusters = pieces[-1][0] + pieces[-1][2], sum(piece[2] for piece in pieces)
@@ -105,11 +112,25 @@ class Plan:
                 chain = DigestChain(key, sizes[0], sizes[1]) if key and sizes[2] else None
                 yield from _slabs(pieces, self.chunk_clusters, store, chain, self.bytes_per_cluster)
                 continue
-            if packs[store].clusters + clusters > self.chunk_clusters:
-                yield packs[store]
-                packs[store] = Pack(store)
-            packs[store].add(key, pieces, sizes)
-        yield from (pack for pack in packs.values() if pack.items)
+            window.append((store, kin, key, pieces, clusters, sizes))
+            waiting += clusters
+            if waiting >= self.window_clusters:
+                yield from self._packs(window)
+                window, waiting = [], 0
+        yield from self._packs(window)
+
+    def _packs(self, window: list[_Small]) -> Iterator[Pack]:
+        """Small contents of one stretch of the medium, like beside like, so that they compress well together."""
+        window.sort(key=lambda small: small[:2])
+        pack = Pack(False)
+        for store, _, key, pieces, clusters, sizes in window:
+            if pack.clusters + clusters > self.chunk_clusters or store != pack.store:
+                if pack.items:
+                    yield pack
+                pack = Pack(store)
+            pack.add(key, pieces, sizes)
+        if pack.items:
+            yield pack
 
     def _in_disk_order(self) -> Iterator[tuple[int, int]]:
         """Which group (a volume's contents; the last one is the leftover) and which row of it comes next."""
@@ -137,13 +158,15 @@ class VolumeContents:
     valid_bytes: Int64s
     digested: list[bool]
     store: list[bool]
+    path: list[str]
+    """A name of each; empty where it has none."""
 
     def pieces(self, n: int) -> list[Piece]:
         low, high = self.first_run[n], self.first_run[n + 1]
         return list(zip(self.run_place[low:high], self.run_start[low:high], self.run_count[low:high], strict=True))
 
 
-def make_plan(medium: Medium, chunk_bytes: int, store: Sequence[str] = ()) -> Plan:
+def make_plan(medium: Medium, preset: Preset, store: Sequence[str] = ()) -> Plan:
     """Lay out the capture of a medium. ``store`` are globs of paths (or names) whose content stays uncompressed."""
     unit = medium.bytes_per_cluster
     allocated, wanted, owned = medium.gaps(), medium.gaps(), Runs.empty()
@@ -161,7 +184,22 @@ def make_plan(medium: Medium, chunk_bytes: int, store: Sequence[str] = ()) -> Pl
             )
     wanted = _clusters(wanted, unit)
     leftover = wanted.subtract(owned).intersect(_clusters(_data(medium), unit))
-    return Plan(_clusters(allocated, unit), wanted, tuple(contents), unit, chunk_bytes // unit, leftover)
+    return Plan(
+        _clusters(allocated, unit),
+        wanted,
+        tuple(contents),
+        unit,
+        preset.chunk_bytes // unit,
+        preset.window_bytes // unit,
+        leftover,
+    )
+
+
+def _kin(path: str) -> tuple[str, str]:
+    """What makes contents alike: the ending of their name, then the name."""
+    name = path[path.rfind("/") + 1 :].lower()
+    dot = name.rfind(".")
+    return (name[dot:] if dot > 0 else ""), name
 
 
 def _clusters(runs: Runs, unit: int) -> Runs:
@@ -194,6 +232,10 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeCo
         & (table.size_bytes[rows] > 0)
     )
     stored = _matching(volume, store)
+    named = np.flatnonzero(volume.scan.entries.content >= 0)
+    name_of = np.full(len(table), -1, dtype=np.int64)
+    name_of[volume.scan.entries.content[named]] = named
+    paths = volume.scan.entries.path
     return VolumeContents(
         volume.number,
         rows,
@@ -206,6 +248,7 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeCo
         table.valid_bytes[rows],
         digested.tolist(),
         [row in stored for row in rows.tolist()] if stored else [False] * len(rows),
+        [paths[n] if n >= 0 else "" for n in name_of[rows].tolist()],
     )
 
 

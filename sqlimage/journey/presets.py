@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlimage.codec.chunk import MAX_LEVEL, MIN_LEVEL
 from sqlimage.errors import UsageError
@@ -11,17 +11,20 @@ from sqlimage.units import KIB, MIB
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How data is cut and compressed: chunk size in bytes, zstd level."""
+    """How data is cut and compressed."""
 
     chunk_bytes: int
     level: int
+    """zstd's, 1 to 22."""
+    window_bytes: int
+    """Small files are brought together by kind within this much of the medium."""
 
 
 # Chosen by measurement; README, "Presets", has the table.
 PRESETS = {
-    "fast": Preset(128 * KIB, 1),
-    "balanced": Preset(128 * KIB, 3),
-    "archive": Preset(MIB, 12),
+    "fast": Preset(384 * KIB, 1, 256 * MIB),
+    "balanced": Preset(384 * KIB, 3, 256 * MIB),
+    "archive": Preset(4 * MIB, 9, 1 << 40),
 }
 DEFAULT = "balanced"
 
@@ -35,4 +38,4 @@ def choose(name: str, level: int | None) -> Preset:
         return preset
     if not MIN_LEVEL <= level <= MAX_LEVEL:
         raise UsageError(f"level {level} is out of range", hint=f"choose {MIN_LEVEL} to {MAX_LEVEL}")
-    return Preset(preset.chunk_bytes, level)
+    return replace(preset, level=level)

@@ -143,7 +143,7 @@ def write_files(database: Database, medium: Medium, volume: SourceVolume, digest
                 record[n],
                 contents.stream[at] if at >= 0 else "",
                 attributes[n],
-                (digests.get((number, at)) or inline.get(at)) if is_file else None,
+                (digests.get((number, at)) or inline.get(at)) if is_file and at >= 0 and sizes[at] else None,
             )
 
     database.run_many(files.INSERT_FILE, rows())

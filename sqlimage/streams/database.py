@@ -209,6 +209,13 @@ def _check_identity(path: str, connection: apsw.Connection) -> None:
     if found != expected:
         odd = sorted({name for _, name, _ in found ^ expected})
         raise FormatError(f"{path}: the schema is not that of an image (differs in: {', '.join(odd[:5])})")
+    oldest = connection.execute("SELECT value FROM format WHERE name = 'oldest_reader'").fetchone()
+    if oldest is None or not isinstance(oldest[0], int) or oldest[0] > schema.FORMAT_VERSION:
+        raise FormatError(
+            f"{path}: is for readers of format {oldest[0] if oldest else '?'} on; this reader knows 1 to "
+            f"{schema.FORMAT_VERSION}",
+            hint="use a newer sqlimage",
+        )
     for name, required in connection.execute("SELECT name, required FROM feature"):
         if required and name not in schema.KNOWN_FEATURES:
             raise FormatError(f"{path}: needs the feature {name!r}, which this reader does not know")

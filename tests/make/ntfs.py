@@ -77,6 +77,24 @@ def scatter_free_space(root: Path, file_bytes: int) -> dict[str, bytes]:
     return files | {"rest": (root / "rest").read_bytes()}
 
 
+def make_everything(image: Path) -> bytes:
+    """A volume of 4 MiB on 1 KiB clusters: links, streams, a compressed and a sparse file, an attribute list."""
+    make_volume(image, 4 << 20, cluster_bytes=1024)
+    with mounted(image) as root:
+        (root / "packed").mkdir()
+        os.setxattr(root / "packed", ATTRIBUTES, COMPRESSED_DIRECTORY)
+        write_tree(root, {"a/b/c/file": b"deep", "a/second": b"2" * 5000, "small": b"s", "large": b"L" * 70_000})
+        write_tree(root, {"packed/text": b"to be or not to be " * 9000, "small:stream": b"beside"})
+        write_tree(root, {f"name {i}": b"" for i in range(60)})
+        os.symlink("a/second", root / "link")
+        os.link(root / "small", root / "a/linked")
+        with (root / "sparse").open("wb") as file:
+            for i in range(400):
+                file.seek(i * 2048)
+                file.write(b"x")
+    return image.read_bytes()
+
+
 class VolumeBytes:
     """A small volume in memory, whose MFT must be one run, to be changed at will."""
 
@@ -96,6 +114,7 @@ class VolumeBytes:
         """A record with its fix-ups applied."""
         at = self.record_at(number)
         data = self.content[at : at + self.record_bytes]
+        assert data[:4] == b"FILE", f"record {number} is not where a contiguous MFT has it"
         array, words = struct.unpack_from("<HH", data, 4)
         for i in range(1, words):
             data[i * SECTOR - 2 : i * SECTOR] = data[array + 2 * i : array + 2 * i + 2]

@@ -1,1 +1,1 @@
-""""""
+"""NTFS, read from an untrusted medium: :class:`~sqlimage.filesystem.ntfs.volume.NtfsVolume`."""

@@ -65,6 +65,8 @@ def _entries(data: bytes, header_at: int, directory: int) -> Iterator[tuple[str,
             return
         key = data[at + layout.ENTRY_HEADER_BYTES : at + min(length, layout.ENTRY_HEADER_BYTES + key_bytes)]
         if len(key) >= layout.FILE_NAME_AT:
-            name_end = layout.FILE_NAME_AT + 2 * key[layout.FILE_NAME_LENGTH_AT]
-            yield decode_name(key[layout.FILE_NAME_AT : name_end]), reference & layout.SEGMENT_NUMBER_MASK
+            name = key[layout.FILE_NAME_AT : layout.FILE_NAME_AT + 2 * key[layout.FILE_NAME_LENGTH_AT]]
+            if len(name) != 2 * key[layout.FILE_NAME_LENGTH_AT]:
+                raise damaged(directory, f"a name in its index has {len(name)} bytes")
+            yield decode_name(name), reference & layout.SEGMENT_NUMBER_MASK
         at += length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from sqlimage.extent import Int64s
 from sqlimage.filesystem.contract import HOLE, ContentFlag, Contents
 from sqlimage.filesystem.ntfs import layout
 from sqlimage.filesystem.ntfs.reader import RecordReader, read_attribute_list
-from sqlimage.filesystem.ntfs.record import damaged, parse_attribute_list, refers_to, stream_label
+from sqlimage.filesystem.ntfs.record import ListEntry, damaged, parse_attribute_list, refers_to, stream_label
 from sqlimage.filesystem.ntfs.slab import PADDING_BYTES, Slab
 from sqlimage.filesystem.ntfs.stream import ClusterRuns
 from sqlimage.filesystem.ntfs.tables import (
@@ -101,11 +101,7 @@ def _assign(
     attributes: Attributes,
     lists: dict[int, bytes],
 ) -> Scanned:
-    for record, value in _nonresident_lists(reader, streams):
-        if record in lists:
-            raise damaged(record, "it has two attribute lists")
-        lists[record] = value
-    listed = _listed(records, attributes, lists)
+    listed = _listed(records, attributes, chain(lists.items(), _nonresident_lists(reader, streams)))
     rows = _Rows(streams, _belongs(streams, listed), reader.geometry.bytes_per_cluster)
     contents = rows.contents(table.text)
     _take_long_reparse_points(reader, records, rows, contents)
@@ -139,29 +135,43 @@ def _nonresident_lists(reader: RecordReader, streams: Streams) -> Iterator[tuple
         yield record, read_attribute_list(reader.device, record, size, runs)
 
 
-def _listed(records: Records, attributes: Attributes, lists: dict[int, bytes]) -> set[tuple[int, int]]:
-    """The attributes in extension records that their files own, as (record, instance)."""
+def _listed(records: Records, attributes: Attributes, lists: Iterable[tuple[int, bytes]]) -> set[tuple[int, int]]:
+    """The attributes in extension records that their files own, as (record, instance).
+
+    Each entry must name another attribute that is there, so lists cost no more than attributes, however many share
+    their clusters.
+    """
     columns = (attributes.holder, attributes.instance, attributes.type_code, attributes.lowest_vcn)
-    known = set(zip(*(column.tolist() for column in columns), strict=True))
+    unlisted = set(zip(*(column.tolist() for column in columns), strict=True))
     listed: set[tuple[int, int]] = set()
-    for base, value in lists.items():
-        sequence = int(records.sequence[base])
+    with_list: set[int] = set()
+    for base, value in lists:
+        if base in with_list:
+            raise damaged(base, "it has two attribute lists")
+        with_list.add(base)
         for entry in parse_attribute_list(value, base):
             segment = entry.segment
             if segment != base:
-                exists = segment < len(records.in_use) and records.in_use[segment]
-                if not exists or entry.sequence not in (0, int(records.sequence[segment])):
-                    raise damaged(base, f"its attribute list names record {segment}, which is not in use")
-                if not refers_to(int(records.base[segment]), base, sequence):
-                    raise damaged(base, f"its attribute list names record {segment} of another file")
-                if (segment, entry.instance) in listed:
-                    raise damaged(base, f"its attribute list names an attribute of record {segment} twice")
+                _check_extension(records, base, entry)
                 listed.add((segment, entry.instance))
-            if (segment, entry.instance, entry.type_code, entry.lowest_vcn) not in known:
+            key = segment, entry.instance, entry.type_code, entry.lowest_vcn
+            if key not in unlisted:
                 raise damaged(
-                    base, f"its attribute list names attribute {entry.type_code:#x} that record {segment} lacks"
+                    base,
+                    f"its attribute list names attribute {entry.type_code:#x} of record {segment} twice, or in vain",
                 )
+            unlisted.remove(key)
     return listed
+
+
+def _check_extension(records: Records, base: int, entry: ListEntry) -> None:
+    """An attribute list may name records in use that belong to its file."""
+    segment = entry.segment
+    exists = segment < len(records.in_use) and records.in_use[segment]
+    if not exists or entry.sequence not in (0, int(records.sequence[segment])):
+        raise damaged(base, f"its attribute list names record {segment}, which is not in use")
+    if not refers_to(int(records.base[segment]), base, int(records.sequence[base])):
+        raise damaged(base, f"its attribute list names record {segment} of another file")
 
 
 def _belongs(table: Streams | Names, listed: set[tuple[int, int]]) -> Bools:

@@ -73,7 +73,7 @@ class RecordReader:
         value = stream.value
         if value is None:
             value = read_attribute_list(self.device, record.number, stream.size_bytes, stream.runs)
-        return parse_attribute_list(value, record.number)
+        return list(parse_attribute_list(value, record.number))
 
     def _listed_elsewhere(self, base: Record, entries: list[ListEntry], mft: ClusterRuns) -> Iterator[Attribute]:
         """The attributes that entries of ``base``'s attribute list name, from its extension records."""

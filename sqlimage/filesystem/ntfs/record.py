@@ -183,9 +183,8 @@ class ListEntry:
     instance: int
 
 
-def parse_attribute_list(data: bytes, record: int) -> list[ListEntry]:
-    """The entries of an $ATTRIBUTE_LIST's value."""
-    entries = []
+def parse_attribute_list(data: bytes, record: int) -> Iterator[ListEntry]:
+    """The entries of an $ATTRIBUTE_LIST's value, one by one: whoever finds one wrong need not see the others."""
     at = 0
     while at + layout.LIST_ENTRY_HEADER_BYTES <= len(data):
         type_code, length = unpack_from("<IH", data, at)
@@ -193,11 +192,10 @@ def parse_attribute_list(data: bytes, record: int) -> list[ListEntry]:
             raise damaged(record, f"an entry of its attribute list has {length} bytes")
         lowest, reference, instance = unpack_from("<qQH", data, at + layout.LIST_LOWEST_VCN_AT)
         segment = reference & layout.SEGMENT_NUMBER_MASK
-        entries.append(ListEntry(type_code, lowest, segment, reference >> layout.SEGMENT_NUMBER_BITS, instance))
+        yield ListEntry(type_code, lowest, segment, reference >> layout.SEGMENT_NUMBER_BITS, instance)
         at += length
     if at != len(data):
         raise damaged(record, "its attribute list ends within an entry")
-    return entries
 
 
 def put_together(record: int, parts: list[Attribute], geometry: Geometry) -> Stream:
