@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -56,6 +57,9 @@ app.add_typer(property_.app, name="property")
 def main() -> None:
     """The console script. Whatever happens, the user sees one line that says what, and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # No linear algebra is done here, but its threads would spin; and nothing here makes cycles worth looking for often.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(100_000, 50, 50)
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()

@@ -53,9 +53,9 @@ def find(directories: Sequence[str | os.PathLike[str]], where: str) -> Iterator[
     """Every version of every ``*.sqlimage`` below the directories for which the SQL expression ``where`` is true.
 
     A name in it is a property (``os.version = '12'``; absent ones are NULL); ``property('name')`` reaches those that
-    are words of SQL or hold a dash; the columns ``path, version, uuid, label, state, created_at, medium_bytes, file_system, volume_label, serial,
-    volumes, source`` are those of the version (the volume's: of its first volume). Raises
-    :class:`~sqlimage.errors.UsageError` for an expression that is not one.
+    are words of SQL or hold a dash. The columns ``path, version, uuid, label, state, created_at, medium_bytes,
+    file_system, volume_label, serial, volumes, source`` are those of the version (the volume's: of its first volume).
+    Raises :class:`~sqlimage.errors.UsageError` for an expression that is not one.
     """
     shelf = _Shelf(where)
     for directory in directories:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 
 from sqlimage.device import BlockDevice
 from sqlimage.journey import presets
@@ -67,9 +68,10 @@ def capture(
             plan = make_plan(medium, chosen, store)
             database.run("BEGIN")
             writer = Writer(database)
-            _fill(writer, medium, plan, chosen, threads or os.cpu_count() or 1, progress)
             story = Story(database, medium, plan, writer, hidden_sectors)
+            _fill(new, writer, medium, plan, chosen, threads or os.cpu_count() or 1, progress, story.write_places)
             story.write(chosen, label, origin, geometry, wanted)
+            new.make_indexes()
             database.run("COMMIT")
             new.publish()
             return story.report(new.target, new.size_bytes)
@@ -78,23 +80,47 @@ def capture(
             opened.close()
 
 
-def _fill(writer: Writer, medium: Medium, plan: Plan, preset: Preset, threads: int, progress: Progress | None) -> None:
-    """Run the jobs on threads and write what they come to in the order of the plan; memory is bounded by the window."""
+_WRITEBACK_BYTES = 32 << 20
+"""How much is stored before the kernel is asked to begin writing it."""
+
+
+def _fill(
+    new: NewImage,
+    writer: Writer,
+    medium: Medium,
+    plan: Plan,
+    preset: Preset,
+    threads: int,
+    progress: Progress | None,
+    meanwhile: Callable[[], None],
+) -> None:
+    """Run the jobs on threads and write what they come to in the order of the plan; memory is bounded by the window.
+
+    ``meanwhile`` is called once, while the first jobs are under way.
+    """
     encoder = Encoder(medium.device, plan.bytes_per_cluster, preset.chunk_bytes, preset.level)
     total = plan.wanted.total * plan.bytes_per_cluster
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="capture")
+    # One more thread than there are cores, so that none idles while another waits for the interpreter.
+    pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="capture")
     window: deque[Future[Encoded]] = deque()
+    jobs = plan.jobs()
+    synced = 0
 
     def write_oldest() -> None:
+        nonlocal synced
         writer.add(window.popleft().result())
+        if writer.totals.stored_bytes - synced > _WRITEBACK_BYTES:
+            synced = writer.totals.stored_bytes
+            new.start_writeback()
         if progress:
             progress(min(writer.totals.read_bytes, total), total)
 
     try:
-        for job in plan.jobs():
+        window.extend(pool.submit(encoder.run, job) for job in islice(jobs, threads * 4))
+        meanwhile()
+        for job in jobs:
+            write_oldest()
             window.append(pool.submit(encoder.run, job))
-            if len(window) > threads * 3:
-                write_oldest()
         while window:
             write_oldest()
         writer.finish()

@@ -17,9 +17,8 @@ import numpy as np
 
 from sqlimage.codec.chunk import digest, encode
 from sqlimage.device import BlockDevice
-from sqlimage.journey.plan import Item, Job, Pack, Piece, Slab
+from sqlimage.journey.plan import Item, Job, Key, Pack, Piece, Slab
 
-_ZEROS = bytes(1 << 20)
 SMALLEST_HOLE_BYTES = 4096
 """Shorter stretches of zero clusters stay in their chunk: a map record costs more than they do once compressed."""
 _MOST_REMEMBERED = 500_000
@@ -46,7 +45,7 @@ class Encoded:
     read_bytes: int
     chunks: list[NewChunk] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
-    digests: list[tuple[tuple[int, int], bytes]] = field(default_factory=list)
+    digests: list[tuple[Key, bytes]] = field(default_factory=list)
     repeated_bytes: int = 0
     zero_bytes: int = 0
 
@@ -74,7 +73,7 @@ class Encoder:
         self._zero_run = re.compile(rb"\0{%d,}" % max(1, SMALLEST_HOLE_BYTES // unit))
         self._ids = itertools.count(1)
         self._chunks: dict[bytes, int] = {}
-        self._smalls: dict[bytes, int] = {}
+        self._smalls: dict[tuple[bytes, int], int] = {}
         self._local = threading.local()
 
     def run(self, job: Job) -> Encoded:
@@ -138,18 +137,18 @@ class Encoder:
         places = [piece[0] for piece in job.pieces]
         for item in job.items:
             low, high = item.start, item.start + item.clusters
-            stretches = self._used_stretches(used, low, high)
             content = buffer[low * unit : high * unit]
             data, offset = mine, length
-            name = self._digest_item(item, content, result) if item.key else None
+            alike = self._digest_item(item, item.key, content, result) if item.key else None
+            stretches = self._used_stretches(used, low, high)
             if not stretches:
                 result.zero_bytes += len(content)
                 continue
-            if name is not None:
+            if alike is not None:
                 claim = mine << 24 | length
-                met = self._smalls.get(name)
+                met = self._smalls.get(alike)
                 if met is None and len(self._smalls) < _MOST_REMEMBERED:
-                    met = self._smalls.setdefault(name, claim)
+                    met = self._smalls.setdefault(alike, claim)
                 if met is not None and met != claim:
                     data, offset = met >> 24, met & 0xFFFFFF
                     result.repeated_bytes += len(content)
@@ -168,22 +167,21 @@ class Encoder:
             # exists, the writer finds out and re-points the records.
             self._encode(mine, name, whole, job.store, result)
 
-    def _digest_item(self, item: Item, content: memoryview, result: Encoded) -> bytes:
+    def _digest_item(self, item: Item, key: Key, content: memoryview, result: Encoded) -> tuple[bytes, int]:
         """The name under which an equal content is met again: its digest, with whatever lies behind its end."""
-        valid = min(item.valid_bytes, item.size_bytes, len(content))
-        if valid == item.size_bytes:
-            name = digest(content[:valid])
-            if item.digested and item.key:
-                result.digests.append((item.key, name))
-            behind = len(content) - valid
-            if behind and content[valid:] != _ZEROS[:behind]:
+        size = item.size_bytes
+        if item.valid_bytes == size <= len(content):
+            name = digest(content[:size])
+            if item.digested:
+                result.digests.append((key, name))
+            if size < len(content) and any_set(content[size:]):
                 name = digest(content)
-            return name + item.clusters.to_bytes(4, "little")
-        if item.digested and item.key and item.size_bytes <= len(content):
-            hashed = hashlib.sha256(content[:valid])
-            hashed.update(bytes(item.size_bytes - valid))
-            result.digests.append((item.key, hashed.digest()))
-        return digest(content) + item.clusters.to_bytes(4, "little")
+            return name, item.clusters
+        if item.digested and size <= len(content):
+            hashed = hashlib.sha256(content[: item.valid_bytes])
+            hashed.update(bytes(size - item.valid_bytes))
+            result.digests.append((key, hashed.digest()))
+        return digest(content), item.clusters
 
     def _slab(self, job: Slab, buffer: memoryview, used: bytes, result: Encoded) -> None:
         unit = self._unit
@@ -228,10 +226,15 @@ class Encoder:
         self, pieces: list[Piece], places: list[int], low: int, high: int, data: int, offset: int, result: Encoded
     ) -> None:
         """Records for the buffer's clusters ``low .. high``, which lie in ``data`` from ``offset`` on."""
-        index = bisect_right(places, low) - 1
-        while low < high and index < len(pieces):
+        first = bisect_right(places, low) - 1
+        place, start, count = pieces[first]
+        if high <= place + count:
+            result.add_record(start + low - place, high - low, data, offset, self._unit)
+            return
+        for index in range(first, len(pieces)):
             place, start, count = pieces[index]
-            index += 1
+            if place >= high:
+                break
             a, b = max(low, place), min(high, place + count)
             if a < b:
                 result.add_record(start + a - place, b - a, data, offset + (a - low) * self._unit, self._unit)
@@ -248,6 +251,11 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
                 continue
         joined.append((place, start, count))
     return joined
+
+
+def any_set(view: memoryview) -> bool:
+    """Whether a buffer holds anything but zeros."""
+    return bytes(view).count(0) != len(view)
 
 
 def _clear(view: memoryview) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from sqlimage.journey.chain import DigestChain
 from sqlimage.journey.medium import Medium, SourceVolume
 from sqlimage.journey.presets import Preset
 
-CHUNKS_PER_SLAB = 16
+_SLAB_BYTES = 4 << 20
+"""A job on a large content reads about this much."""
 _MAX_DIGESTED_HOLE = 64 << 20
 """A file with more bytes in holes than this gets no digest: hashing zeros would cost more than all the rest."""
 
@@ -27,12 +29,15 @@ Piece = tuple[int, int, int]
 """Place in the job's buffer, first cluster on the medium, number of clusters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+Key = tuple[int, int]
+"""A content: its volume, and its row in the contents of that volume."""
+
+
+class Item(NamedTuple):
     """One content in a pack."""
 
-    key: tuple[int, int] | None
-    """Volume and row in its contents; None for clusters that belong to no file."""
+    key: Key | None
+    """None for clusters that belong to no file."""
     start: int
     """Place in the job's buffer."""
     clusters: int
@@ -50,7 +55,7 @@ class Pack:
     clusters: int = 0
     items: list[Item] = field(default_factory=list)
 
-    def add(self, key: tuple[int, int] | None, pieces: Sequence[Piece], sizes: tuple[int, int, bool]) -> None:
+    def add(self, key: Key | None, pieces: Sequence[Piece], sizes: tuple[int, int, bool]) -> None:
         """Append a content, its pieces one after the other."""
         first = self.clusters
         for _, start, count in pieces:
@@ -74,7 +79,7 @@ class Slab:
 
 
 Job = Pack | Slab
-_Small = tuple[bool, tuple[str, str], tuple[int, int] | None, list[Piece], int, tuple[int, int, bool]]
+_Small = tuple[bool, tuple[str, str], Key | None, list[Piece], int, tuple[int, int, bool]]
 """A content that goes into a pack: store, kin, key, pieces, clusters, sizes."""
 
 
@@ -96,6 +101,7 @@ class Plan:
 
     def jobs(self) -> Iterator[Job]:
         """The work, in order; computed as it is asked for."""
+        slab_clusters = max(1, _SLAB_BYTES // self.bytes_per_cluster // self.chunk_clusters) * self.chunk_clusters
         window: list[_Small] = []
         waiting = 0
         for group, n in self._in_disk_order():
@@ -110,7 +116,7 @@ class Plan:
             span, clusters = pieces[-1][0] + pieces[-1][2], sum(piece[2] for piece in pieces)
             if span > self.chunk_clusters or span != clusters:
                 chain = DigestChain(key, sizes[0], sizes[1]) if key and sizes[2] else None
-                yield from _slabs(pieces, self.chunk_clusters, store, chain, self.bytes_per_cluster)
+                yield from _slabs(pieces, slab_clusters, store, chain, self.bytes_per_cluster)
                 continue
             window.append((store, kin, key, pieces, clusters, sizes))
             waiting += clusters
@@ -268,10 +274,9 @@ def _matching(volume: SourceVolume, globs: Sequence[str]) -> set[int]:
 
 
 def _slabs(
-    pieces: Sequence[Piece], chunk_clusters: int, store: bool, chain: DigestChain | None, bytes_per_cluster: int
+    pieces: Sequence[Piece], length: int, store: bool, chain: DigestChain | None, bytes_per_cluster: int
 ) -> Iterator[Slab]:
-    """Cut a content at multiples of the slab size; stretches without clusters make no slab."""
-    length = chunk_clusters * CHUNKS_PER_SLAB
+    """Cut a content at multiples of ``length`` clusters; stretches without clusters make no slab."""
     current: list[Piece] = []
     number = -1
 

@@ -9,7 +9,7 @@ from sqlimage.errors import UsageError
 from sqlimage.journey.medium import Medium
 from sqlimage.journey.plan import Plan
 from sqlimage.journey.presets import Preset
-from sqlimage.journey.write import VERSION, Totals, Writer, write_files, write_volume
+from sqlimage.journey.write import VERSION, Totals, Writer, write_extents, write_files, write_volume
 from sqlimage.media.geometry import Geometry
 from sqlimage.streams import audit, bitmap, properties, schema
 from sqlimage.streams.control import Control, insert_control, new_uuid
@@ -66,6 +66,12 @@ class Story:
         self._uuid = new_uuid()
         self._volumes: list[VolumeReport] = []
 
+    def write_places(self) -> None:
+        """Where every file lies, and what is allocated: known before a byte is read."""
+        for volume in self._medium.volumes:
+            write_extents(self._database, self._medium, volume)
+        bitmap.insert(self._database, VERSION, self._plan.allocated)
+
     def write(
         self,
         preset: Preset,
@@ -74,14 +80,14 @@ class Story:
         geometry: Geometry | None,
         property_values: Mapping[str, Value],
     ) -> None:
-        """Everything about version 1, inside the caller's transaction."""
+        """All the rest about version 1, when the data is written; inside the caller's transaction."""
         database, medium, totals = self._database, self._medium, self._writer.totals
         for name, value in (("oldest_reader", schema.OLDEST_READER), ("writer", TOOL)):
             database.run("INSERT INTO format (name, value) VALUES (?, ?)", [name, value])
         insert_control(database, self._control(preset, label, source, geometry, totals))
         for volume in medium.volumes:
             write_volume(database, medium, volume, self._hidden_sectors)
-            names = write_files(database, medium, volume, self._writer.digests)
+            names = write_files(database, volume, self._writer.digests)
             facts = volume.facts
             self._volumes.append(
                 VolumeReport(
@@ -96,7 +102,6 @@ class Story:
                     volume.left_out.total,
                 )
             )
-        bitmap.insert(database, VERSION, self._plan.allocated)
         self._properties(property_values)
         detail: dict[str, object] = {
             "source": source,

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sqlimage.filesystem.contract import HOLE, EntryKind
-from sqlimage.journey.encode import Encoded
+from sqlimage.journey.encode import Encoded, Record
 from sqlimage.journey.medium import Medium, SourceVolume
+from sqlimage.journey.plan import Key
 from sqlimage.streams import cluster_map, data, files
 from sqlimage.streams.control import Volume, insert_volume
 from sqlimage.streams.database import Database
@@ -18,6 +19,8 @@ from sqlimage.units import NO_TIME
 
 KIND_NAMES = {kind: kind.name.lower() for kind in EntryKind}
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST_WAITING = 500_000
+"""Map records held back, about 100 MB, so that they can be written in order."""
 VERSION = 1
 """A captured file holds one version, number 1."""
 
@@ -31,44 +34,51 @@ class Totals:
     repeated_bytes: int = 0
     stored_bytes: int = 0
     chunks: int = 0
-    records: int = 0
 
 
 class Writer:
-    """Takes results one by one. Where a chunk turns out to be in the file already, its records are re-pointed."""
+    """Takes results one by one. Map records wait until they can be written in the order of their key; where a chunk
+    turns out to be in the file already, its records are re-pointed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._same_as: dict[int, int] = {}
-        self.digests: dict[tuple[int, int], bytes] = {}
+        self._records: list[Record] = []
+        self.digests: dict[Key, bytes] = {}
         self.totals = Totals()
 
     def add(self, result: Encoded) -> None:
         totals, database = self.totals, self._database
         for chunk in result.chunks:
-            met = database.row(data.FIND, [chunk.digest])
-            if met:
+            row = (chunk.id, chunk.digest, chunk.length, len(chunk.stored), chunk.flags, chunk.stored)
+            database.run(data.INSERT, row)
+            if database.connection.changes() == 0:
+                met = database.row(data.FIND, [chunk.digest])
+                assert met is not None
                 self._same_as[chunk.id] = met[0]
                 totals.repeated_bytes += chunk.length
                 continue
-            row = (chunk.id, chunk.digest, chunk.length, len(chunk.stored), chunk.flags, chunk.stored)
-            database.run(data.INSERT, row)
             totals.stored_bytes += len(chunk.stored)
             totals.chunks += 1
-        database.run_many(
-            cluster_map.INSERT, ((VERSION, first, last, number, at) for first, last, number, at in result.records)
-        )
+        self._records += result.records
+        if len(self._records) > _MOST_WAITING:
+            self._write_records()
         self.digests.update(result.digests)
         totals.read_bytes += result.read_bytes
         totals.zero_bytes += result.zero_bytes
         totals.repeated_bytes += result.repeated_bytes
-        totals.records += len(result.records)
 
     def finish(self) -> None:
-        """Re-point the records of chunks that are in the file under another number."""
-        self._database.run_many(
-            "UPDATE cluster_map SET data = ? WHERE data = ?", ((kept, gone) for gone, kept in self._same_as.items())
-        )
+        """Write what waits, and re-point the records of chunks that are in the file under another number."""
+        self._write_records()
+        for gone, kept in self._same_as.items():
+            self._database.run(cluster_map.REPOINT, [kept, gone])
+
+    def _write_records(self) -> None:
+        self._records.sort()
+        rows = ((VERSION, first, last, number, at) for first, last, number, at in self._records)
+        self._database.run_many(cluster_map.INSERT, rows)
+        self._records.clear()
 
 
 def write_volume(database: Database, medium: Medium, volume: SourceVolume, hidden_sectors: int | None) -> None:
@@ -115,8 +125,8 @@ def _hidden_sectors(medium: Medium, volume: SourceVolume, given: int | None) -> 
     return volume.facts.hidden_sectors if volume.facts else None
 
 
-def write_files(database: Database, medium: Medium, volume: SourceVolume, digests: dict[tuple[int, int], bytes]) -> int:
-    """The files of one volume and where they lie; how many names there are."""
+def write_files(database: Database, volume: SourceVolume, digests: dict[Key, bytes]) -> int:
+    """The files of one volume; how many names there are."""
     if volume.scan is None:
         return 0
     entries, contents = volume.scan.entries, volume.scan.contents
@@ -147,12 +157,13 @@ def write_files(database: Database, medium: Medium, volume: SourceVolume, digest
             )
 
     database.run_many(files.INSERT_FILE, rows())
-    _write_extents(database, medium, volume)
     return len(paths)
 
 
-def _write_extents(database: Database, medium: Medium, volume: SourceVolume) -> None:
-    assert volume.scan is not None
+def write_extents(database: Database, medium: Medium, volume: SourceVolume) -> None:
+    """Where every content of one volume lies."""
+    if volume.scan is None:
+        return
     contents, unit, number = volume.scan.contents, medium.bytes_per_cluster, volume.number
     backed = contents.run_offset != HOLE
     owner, place = contents.run_owner()[backed], contents.run_place()[backed]

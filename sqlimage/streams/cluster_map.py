@@ -13,6 +13,7 @@ from sqlimage.streams.database import Database
 INSERT = (
     "INSERT INTO cluster_map (version, start_cluster, end_cluster, data, data_offset, flags) VALUES (?, ?, ?, ?, ?, 0)"
 )
+REPOINT = "UPDATE cluster_map SET data = ? WHERE data = ?"
 _COLUMNS = "SELECT start_cluster, end_cluster, data, data_offset FROM cluster_map"
 _RANGE = (
     f"{_COLUMNS} WHERE version = ?1 AND start_cluster <= ?3 AND start_cluster >= coalesce((SELECT start_cluster "

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from sqlimage.errors import DamagedError
 from sqlimage.streams.database import Database
 
-INSERT = "INSERT INTO data (id, digest, length, stored_bytes, flags, bytes) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT = (
+    "INSERT INTO data (id, digest, length, stored_bytes, flags, bytes) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (digest) DO NOTHING"
+)
 FIND = "SELECT id FROM data WHERE digest = ?"
 _SELECT = "SELECT digest, length, flags, bytes FROM data WHERE id = ?"
 _SELECT_RANGE = "SELECT id, digest, length, flags, bytes FROM data WHERE id > ? ORDER BY id LIMIT ?"

@@ -56,8 +56,17 @@ class NewImage:
             connection.execute("PRAGMA cache_size = -16384")
             connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {schema.FORMAT_VERSION}")
-            connection.execute(schema.schema_sql())
+            connection.execute(schema.schema_sql()[0])
         return connection
+
+    def start_writeback(self) -> None:
+        """Let the kernel write what it has, without waiting for it."""
+        self._file.start_writeback()
+
+    def make_indexes(self) -> None:
+        """Make the indexes, once the rows are there."""
+        with translated(self.target):
+            self.connection.execute(schema.schema_sql()[1])
 
     def publish(self) -> None:
         """Close the database, make it durable, and give it its name, all at once."""
