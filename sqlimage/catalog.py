@@ -19,8 +19,8 @@ _COLUMNS = (
 )  # fmt: skip
 _TOKEN = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | \[[^\]]*\] | `[^`]*`      # strings and quoted names stay as they are
-      | (?P<dotted>[A-Za-z_][\w-]*(?:\.[A-Za-z0-9_][\w-]*)+)(?!\s*\()   # os.version
-      | (?P<word>[A-Za-z_]\w*)(?!\s*\()                                # site, label, AND
+      | (?P<dotted>[A-Za-z_][\w-]*+(?:\.[A-Za-z0-9_][\w-]*+)++)(?!\s*\()   # os.version
+      | (?P<word>[A-Za-z_]\w*+)(?!\s*\()                                # site, label, AND
       | [A-Za-z_]\w* | \d+(?:\.\d+)? | .""",
     re.VERBOSE | re.DOTALL,
 )

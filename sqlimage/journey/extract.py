@@ -92,7 +92,8 @@ def _extract_tree(
                 parent, _, name = row.path[cut + 1 :].rpartition("/")
                 at = tree.enter(parent)
                 if at is None:
-                    continue  # below something that was skipped
+                    report.skipped.append((row.path, "its directory is not in the image"))
+                    continue
                 if row.kind == "directory":
                     tree.make(row.path[cut + 1 :], at, name, row.path)
                 else:

@@ -1,0 +1,94 @@
+"""Real images that others made: what the manifest says of them is what we say; none does us harm."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import sqlimage
+from tests.conftest import images_directory
+from tests.images import kept_bytes
+
+IMAGES = images_directory()
+LARGEST = 300 << 20
+"""Larger ones (of holes, mostly) are left to the slow part."""
+READ_BY_US = ("ntfs", "fat12", "fat16", "fat32", "vfat")
+
+
+def rows() -> list[dict[str, str]]:
+    if IMAGES is None:
+        return []
+    with (IMAGES / "MANIFEST.tsv").open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file, delimiter="\t") if not row["path"].startswith("container/")]
+
+
+def name(row: dict[str, str]) -> str:
+    return row["path"].removesuffix(".zst")
+
+
+def unpacked(row: dict[str, str], target: Path) -> Path:
+    assert IMAGES
+    command = ["zstd", "-dqf", "--sparse", "--long=27", str(IMAGES / row["path"]), "-o", str(target)]
+    subprocess.run(command, check=True)
+    return target
+
+
+def readable(row: dict[str, str]) -> bool:
+    return row["status"] in ("valid", "quirky")
+
+
+@pytest.mark.skipif(IMAGES is None, reason="the collection of real images is not at hand (SQLIMAGE_IMAGES)")
+def test_the_collection_is_at_hand() -> None:
+    assert len(rows()) > 300
+
+
+@pytest.mark.parametrize("row", [r for r in rows() if int(r["size"] or 0) <= LARGEST], ids=name)
+def test_a_real_image_comes_back_bit_for_bit_or_is_refused_by_name(row: dict[str, str], tmp_path: Path) -> None:
+    raw = unpacked(row, tmp_path / "raw")
+    try:
+        report = sqlimage.capture(raw, tmp_path / "i.sqlimage", preset="fast")
+    except sqlimage.SqlimageError as problem:
+        assert not readable(row), problem
+        assert str(problem)
+        return
+    with sqlimage.open(str(tmp_path / "i.sqlimage")) as image:
+        sqlimage.restore(image.version(), tmp_path / "out")
+    source = raw.read_bytes()
+    if all(volume.captured_as == "raw" for volume in report.volumes):
+        assert (tmp_path / "out").read_bytes() == source
+    else:
+        assert (tmp_path / "out").read_bytes() == kept_bytes(tmp_path / "i.sqlimage", source)
+
+
+def known(row: dict[str, str]) -> bool:
+    systems = row["fs"].split(";")[0].split("+")
+    return readable(row) and row["path"].split("/")[0] != "big" and all(fs in READ_BY_US for fs in systems)
+
+
+@pytest.mark.parametrize("row", [r for r in rows() if known(r)], ids=name)
+def test_every_file_that_others_found_is_found_with_its_digest(row: dict[str, str], tmp_path: Path) -> None:
+    assert IMAGES
+    facts = json.loads((IMAGES / row["facts"]).read_text()) if row["facts"] else {}
+    wanted = {file[2] for system in facts.get("filesystems", []) for file in system.get("files", []) if file[2]}
+    if not wanted:
+        return
+    raw = unpacked(row, tmp_path / "raw")
+    report = sqlimage.capture(raw, tmp_path / "i.sqlimage", preset="fast")
+    assert all(volume.captured_as == "files" for volume in report.volumes), report.warnings
+    with sqlimage.open(str(tmp_path / "i.sqlimage")) as image:
+        version = image.version()
+        sqlimage.extract(version, "/", tmp_path / "files")
+        rows_with_digest = "SELECT digest FROM file WHERE digest NOT NULL AND kind IN ('file', 'stream')"
+        listed = {digest.hex() for (digest,) in image.database.query(rows_with_digest)}
+    have: set[str] = set()
+    for base, _, names in os.walk(tmp_path / "files"):
+        for one in names:
+            have.add(hashlib.sha256((Path(base) / one).read_bytes()).hexdigest())
+    assert wanted <= have
+    assert listed <= have, "a digest in the file table is that of no file's bytes"
