@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 
 from sqlimage.device import BlockDevice
 from sqlimage.journey import presets
@@ -80,6 +79,8 @@ def capture(
             opened.close()
 
 
+_IN_FLIGHT_BYTES = 64 << 20
+"""How much of the source may be under way between reading and writing."""
 _WRITEBACK_BYTES = 32 << 20
 """How much is stored before the kernel is asked to begin writing it."""
 
@@ -92,7 +93,7 @@ def _fill(
     preset: Preset,
     threads: int,
     progress: Progress | None,
-    meanwhile: Callable[[], None],
+    meanwhile: Callable[[], None] | None,
 ) -> None:
     """Run the jobs on threads and write what they come to in the order of the plan; memory is bounded by the window.
 
@@ -100,15 +101,15 @@ def _fill(
     """
     encoder = Encoder(medium.device, plan.bytes_per_cluster, preset.chunk_bytes, preset.level)
     total = plan.wanted.total * plan.bytes_per_cluster
-    # One more thread than there are cores, so that none idles while another waits for the interpreter.
-    pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="capture")
-    window: deque[Future[Encoded]] = deque()
-    jobs = plan.jobs()
-    synced = 0
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="capture")
+    window: deque[tuple[int, Future[Encoded]]] = deque()
+    in_flight = synced = 0
 
     def write_oldest() -> None:
-        nonlocal synced
-        writer.add(window.popleft().result())
+        nonlocal in_flight, synced
+        length, future = window.popleft()
+        writer.add(future.result())
+        in_flight -= length
         if writer.totals.stored_bytes - synced > _WRITEBACK_BYTES:
             synced = writer.totals.stored_bytes
             new.start_writeback()
@@ -116,11 +117,17 @@ def _fill(
             progress(min(writer.totals.read_bytes, total), total)
 
     try:
-        window.extend(pool.submit(encoder.run, job) for job in islice(jobs, threads * 4))
-        meanwhile()
-        for job in jobs:
-            write_oldest()
-            window.append(pool.submit(encoder.run, job))
+        for job in plan.jobs():
+            length = job.clusters * plan.bytes_per_cluster
+            if meanwhile and in_flight + length > _IN_FLIGHT_BYTES:
+                meanwhile()
+                meanwhile = None
+            while window and (in_flight + length > _IN_FLIGHT_BYTES or window[0][1].done()):
+                write_oldest()
+            window.append((length, pool.submit(encoder.begin(job))))
+            in_flight += length
+        if meanwhile:
+            meanwhile()
         while window:
             write_oldest()
         writer.finish()

@@ -1,7 +1,7 @@
 """What a worker does with a job: read it, find what is zero and what was met before, digest and compress the rest.
 
-Workers share nothing but the source, the index of what was met, and a counter; each step that costs (read, hash,
-compress) runs without the interpreter lock.
+Each step that costs (read, hash, compress) runs without the interpreter lock; the steps that are too small for that to
+pay are kept on one thread.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import itertools
 import re
 import threading
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from sqlimage.codec.chunk import digest, encode
 from sqlimage.device import BlockDevice
-from sqlimage.journey.plan import Item, Job, Key, Pack, Piece, Slab
+from sqlimage.journey.jobs import Item, Job, Key, Pack, Piece, Slab
 
 SMALLEST_HOLE_BYTES = 4096
 """Shorter stretches of zero clusters stay in their chunk: a map record costs more than they do once compressed."""
@@ -60,9 +62,10 @@ class Encoded:
 
 
 class Encoder:
-    """Turns jobs into chunks and map records; ``run`` may be called from any number of threads.
+    """Turns jobs into chunks and map records.
 
-    ``level`` is zstd's. Jobs MUST be started in the order of the plan: slabs of one content wait for those before.
+    ``level`` is zstd's. :meth:`begin` belongs to one thread and MUST be called in the order of the plan, as MUST the
+    callables it returns be started, by any threads: slabs of one content wait for those before.
     """
 
     def __init__(self, device: BlockDevice, unit: int, chunk_bytes: int, level: int) -> None:
@@ -73,27 +76,34 @@ class Encoder:
         self._zero_run = re.compile(rb"\0{%d,}" % max(1, SMALLEST_HOLE_BYTES // unit))
         self._ids = itertools.count(1)
         self._chunks: dict[bytes, int] = {}
-        self._smalls: dict[tuple[bytes, int], int] = {}
+        self._smalls: dict[tuple[bytes, int], tuple[int, int]] = {}
         self._local = threading.local()
 
-    def run(self, job: Job) -> Encoded:
-        """Do one job, from reading the source to chunks ready to be written."""
+    def begin(self, job: Job) -> Callable[[], Encoded]:
+        """Do the part of a job that is many small steps, and return the rest, for any other thread.
+
+        The many files of a pack are read and digested here, one thread after the other: several threads would only
+        wait for each other's hold on the interpreter. What is left (compressing a pack; all of a slab) is large steps
+        that run beside each other.
+        """
+        if isinstance(job, Pack):
+            return self._gather(job)
+        return partial(self._run_slab, job)
+
+    def _run_slab(self, job: Slab) -> Encoded:
         try:
-            return self._run(job)
+            buffer = self._read(job)
+            result = Encoded(sum(piece[2] for piece in job.pieces) * self._unit)
+            self._slab(job, buffer, self._used(buffer, job.clusters), result)
+            return result
         except BaseException:
-            if isinstance(job, Slab) and job.chain:
+            if job.chain:
                 job.chain.fail()
             raise
 
-    def _run(self, job: Job) -> Encoded:
-        buffer = self._read(job)
-        result = Encoded(sum(piece[2] for piece in job.pieces) * self._unit)
-        used = np.frombuffer(buffer, dtype=np.uint64).reshape(job.clusters, -1).any(axis=1).tobytes()
-        if isinstance(job, Pack):
-            self._pack(job, buffer, used, result)
-        else:
-            self._slab(job, buffer, used, result)
-        return result
+    def _used(self, buffer: memoryview, clusters: int) -> bytes:
+        """A byte for each cluster: 0 where it is all zeros."""
+        return np.frombuffer(buffer, dtype=np.uint64).reshape(clusters, -1).any(axis=1).tobytes()
 
     def _read(self, job: Job) -> memoryview:
         """The job's clusters in a buffer that this thread uses again and again; what has no clusters is zero."""
@@ -130,8 +140,11 @@ class Encoder:
             stretches.append((low, high))
         return stretches
 
-    def _pack(self, job: Pack, buffer: memoryview, used: bytes, result: Encoded) -> None:
-        unit = self._unit
+    def _gather(self, job: Pack) -> Callable[[], Encoded]:
+        """Read a pack, digest each content, and leave out what was met before; the rest of the work is returned."""
+        unit, buffer = self._unit, self._read(job)
+        used = self._used(buffer, job.clusters)
+        result = Encoded(sum(piece[2] for piece in job.pieces) * unit)
         mine, length = next(self._ids), 0
         parts: list[memoryview] = []
         places = [piece[0] for piece in job.pieces]
@@ -145,27 +158,29 @@ class Encoder:
                 result.zero_bytes += len(content)
                 continue
             if alike is not None:
-                claim = mine << 24 | length
                 met = self._smalls.get(alike)
-                if met is None and len(self._smalls) < _MOST_REMEMBERED:
-                    met = self._smalls.setdefault(alike, claim)
-                if met is not None and met != claim:
-                    data, offset = met >> 24, met & 0xFFFFFF
+                if met is not None:
+                    data, offset = met
                     result.repeated_bytes += len(content)
+                elif len(self._smalls) < _MOST_REMEMBERED:
+                    self._smalls[alike] = (mine, length)
             for a, b in stretches:
                 if data == mine:
                     parts.append(buffer[a * unit : b * unit])
                     length += (b - a) * unit
                 self._map(job.pieces, places, a, b, data, offset, result)
                 offset += (b - a) * unit
-        if parts:
-            whole = buffer if length == len(buffer) else b"".join(parts)
+        return partial(self._finish_pack, mine, b"".join(parts), job.store, result)
+
+    def _finish_pack(self, data: int, whole: bytes, store: bool, result: Encoded) -> Encoded:
+        if whole:
             name = digest(whole)
             if len(self._chunks) < _MOST_REMEMBERED:
-                self._chunks.setdefault(name, mine)
+                self._chunks.setdefault(name, data)
             # Others may refer to this chunk by its number already, so it is never replaced here; where an equal one
             # exists, the writer finds out and re-points the records.
-            self._encode(mine, name, whole, job.store, result)
+            self._encode(data, name, whole, store, result)
+        return result
 
     def _digest_item(self, item: Item, key: Key, content: memoryview, result: Encoded) -> tuple[bytes, int]:
         """The name under which an equal content is met again: its digest, with whatever lies behind its end."""

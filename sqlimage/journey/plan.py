@@ -9,78 +9,20 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from sqlimage.extent import Int64s, Runs
 from sqlimage.filesystem.contract import HOLE, ContentFlag, EntryKind
-from sqlimage.journey.chain import DigestChain
+from sqlimage.journey.jobs import NOBODY, About, Job, Piece, Window
 from sqlimage.journey.medium import Medium, SourceVolume
 from sqlimage.journey.presets import Preset
 
-_SLAB_BYTES = 4 << 20
-"""A job on a large content reads about this much."""
+_MOST_IN_WINDOW = 100_000
+"""Contents held at a time to bring small ones together, about 60 MB."""
 _MAX_DIGESTED_HOLE = 64 << 20
 """A file with more bytes in holes than this gets no digest: hashing zeros would cost more than all the rest."""
-
-Piece = tuple[int, int, int]
-"""Place in the job's buffer, first cluster on the medium, number of clusters."""
-
-
-Key = tuple[int, int]
-"""A content: its volume, and its row in the contents of that volume."""
-
-
-class Item(NamedTuple):
-    """One content in a pack."""
-
-    key: Key | None
-    """None for clusters that belong to no file."""
-    start: int
-    """Place in the job's buffer."""
-    clusters: int
-    size_bytes: int
-    valid_bytes: int
-    digested: bool
-
-
-@dataclass(slots=True)
-class Pack:
-    """Small contents, neighbours on the medium, that become one chunk."""
-
-    store: bool
-    pieces: list[Piece] = field(default_factory=list)
-    clusters: int = 0
-    items: list[Item] = field(default_factory=list)
-
-    def add(self, key: Key | None, pieces: Sequence[Piece], sizes: tuple[int, int, bool]) -> None:
-        """Append a content, its pieces one after the other."""
-        first = self.clusters
-        for _, start, count in pieces:
-            self.pieces.append((self.clusters, start, count))
-            self.clusters += count
-        self.items.append(Item(key, first, self.clusters - first, *sizes))
-
-
-@dataclass(slots=True)
-class Slab:
-    """A stretch of one content, cut into chunks at multiples of the chunk size from the content's first byte."""
-
-    pieces: list[Piece]
-    clusters: int
-    store: bool
-    offset_bytes: int
-    """Where the slab begins in its content."""
-    chain: DigestChain | None
-    turn: int
-    last: bool
-
-
-Job = Pack | Slab
-_Small = tuple[bool, tuple[str, str], Key | None, list[Piece], int, tuple[int, int, bool]]
-"""A content that goes into a pack: store, kin, key, pieces, clusters, sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,42 +43,17 @@ class Plan:
 
     def jobs(self) -> Iterator[Job]:
         """The work, in order; computed as it is asked for."""
-        slab_clusters = max(1, _SLAB_BYTES // self.bytes_per_cluster // self.chunk_clusters) * self.chunk_clusters
-        window: list[_Small] = []
-        waiting = 0
+        window = Window(self.chunk_clusters, self.bytes_per_cluster)
         for group, n in self._in_disk_order():
             if group == len(self.contents):
-                pieces: list[Piece] = [(0, int(self.leftover.start[n]), int(self.leftover.length[n]))]
-                store, key, sizes, kin = False, None, (0, 0, False), ("", "")
+                window.add([(0, int(self.leftover.start[n]), int(self.leftover.length[n]))], NOBODY)
             else:
                 content = self.contents[group]
-                pieces, store, kin = content.pieces(n), content.store[n], _kin(content.path[n])
-                key = (content.number, int(content.row[n]))
-                sizes = (int(content.size_bytes[n]), int(content.valid_bytes[n]), content.digested[n])
-            span, clusters = pieces[-1][0] + pieces[-1][2], sum(piece[2] for piece in pieces)
-            if span > self.chunk_clusters or span != clusters:
-                chain = DigestChain(key, sizes[0], sizes[1]) if key and sizes[2] else None
-                yield from _slabs(pieces, slab_clusters, store, chain, self.bytes_per_cluster)
-                continue
-            window.append((store, kin, key, pieces, clusters, sizes))
-            waiting += clusters
-            if waiting >= self.window_clusters:
-                yield from self._packs(window)
-                window, waiting = [], 0
-        yield from self._packs(window)
-
-    def _packs(self, window: list[_Small]) -> Iterator[Pack]:
-        """Small contents of one stretch of the medium, like beside like, so that they compress well together."""
-        window.sort(key=lambda small: small[:2])
-        pack = Pack(False)
-        for store, _, key, pieces, clusters, sizes in window:
-            if pack.clusters + clusters > self.chunk_clusters or store != pack.store:
-                if pack.items:
-                    yield pack
-                pack = Pack(store)
-            pack.add(key, pieces, sizes)
-        if pack.items:
-            yield pack
+                window.add(content.pieces(n), content.about(n))
+            if window.small_clusters >= self.window_clusters or len(window) >= _MOST_IN_WINDOW:
+                yield from window.jobs()
+                window = Window(self.chunk_clusters, self.bytes_per_cluster)
+        yield from window.jobs()
 
     def _in_disk_order(self) -> Iterator[tuple[int, int]]:
         """Which group (a volume's contents; the last one is the leftover) and which row of it comes next."""
@@ -166,6 +83,16 @@ class VolumeContents:
     store: list[bool]
     path: list[str]
     """A name of each; empty where it has none."""
+
+    def about(self, n: int) -> About:
+        return About(
+            (self.number, int(self.row[n])),
+            self.path[n],
+            int(self.size_bytes[n]),
+            int(self.valid_bytes[n]),
+            self.digested[n],
+            self.store[n],
+        )
 
     def pieces(self, n: int) -> list[Piece]:
         low, high = self.first_run[n], self.first_run[n + 1]
@@ -199,13 +126,6 @@ def make_plan(medium: Medium, preset: Preset, store: Sequence[str] = ()) -> Plan
         preset.window_bytes // unit,
         leftover,
     )
-
-
-def _kin(path: str) -> tuple[str, str]:
-    """What makes contents alike: the ending of their name, then the name."""
-    name = path[path.rfind("/") + 1 :].lower()
-    dot = name.rfind(".")
-    return (name[dot:] if dot > 0 else ""), name
 
 
 def _clusters(runs: Runs, unit: int) -> Runs:
@@ -271,31 +191,3 @@ def _matching(volume: SourceVolume, globs: Sequence[str]) -> set[int]:
         if any(fnmatch.fnmatchcase(path if "/" in glob else name, glob) for glob in globs):
             found.add(row)
     return found
-
-
-def _slabs(
-    pieces: Sequence[Piece], length: int, store: bool, chain: DigestChain | None, bytes_per_cluster: int
-) -> Iterator[Slab]:
-    """Cut a content at multiples of ``length`` clusters; stretches without clusters make no slab."""
-    current: list[Piece] = []
-    number = -1
-
-    def slab(last: bool) -> Slab:
-        turn = 0
-        if chain:
-            turn, chain.slabs = chain.slabs, chain.slabs + 1
-        clusters = current[-1][0] + current[-1][2]
-        return Slab(current, clusters, store, number * length * bytes_per_cluster, chain, turn, last)
-
-    for place, start, count in pieces:
-        while count:
-            index, inside = divmod(place, length)
-            if index != number:
-                if current:
-                    yield slab(False)
-                current, number = [], index
-            part = min(count, length - inside)
-            current.append((inside, start, part))
-            place, start, count = place + part, start + part, count - part
-    if current:
-        yield slab(True)

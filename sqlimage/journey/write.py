@@ -10,8 +10,8 @@ import numpy as np
 
 from sqlimage.filesystem.contract import HOLE, EntryKind
 from sqlimage.journey.encode import Encoded, Record
+from sqlimage.journey.jobs import Key
 from sqlimage.journey.medium import Medium, SourceVolume
-from sqlimage.journey.plan import Key
 from sqlimage.streams import cluster_map, data, files
 from sqlimage.streams.control import Volume, insert_volume
 from sqlimage.streams.database import Database
