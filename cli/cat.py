@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sqlimage import read_all
+import sqlimage
 
 from .arguments import ImageArgument, opened
 
@@ -20,6 +20,6 @@ def command(
 ) -> None:
     """Write the bytes of one file to stdout."""
     with opened(image) as version, version.content(path) as content:
-        for block in read_all(content):
+        for block in sqlimage.read_all(content):
             sys.stdout.buffer.write(block)
         sys.stdout.buffer.flush()

@@ -62,6 +62,15 @@ class WritableDevice(BlockDevice, Protocol):
     def flush(self) -> None: ...
 
 
+@runtime_checkable
+class Prefetching(Protocol):
+    """A device that can be told what will be read, so that it comes in the order of the medium and not one by one."""
+
+    def prefetch(self, offset_bytes: int, length_bytes: int) -> None:
+        """Begin to read a range into a cache. Never fails; may do nothing."""
+        ...
+
+
 def check_range(offset_bytes: int, length_bytes: int, size_bytes: int, what: str) -> None:
     """Raise :class:`DeviceError` unless the range lies within ``0 .. size_bytes``."""
     if offset_bytes < 0 or length_bytes < 0 or offset_bytes + length_bytes > size_bytes:

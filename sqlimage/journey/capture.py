@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from sqlimage.device import BlockDevice
+from sqlimage.device import BlockDevice, Prefetching
+from sqlimage.extent import Runs
 from sqlimage.journey import presets
 from sqlimage.journey.encode import Encoded, Encoder
 from sqlimage.journey.medium import Medium, inspect
@@ -105,6 +106,11 @@ def _fill(
     window: deque[tuple[int, Future[Encoded]]] = deque()
     in_flight = synced = 0
 
+    def prefetch(places: Runs) -> None:
+        if isinstance(medium.device, Prefetching):
+            for start, length in places:
+                medium.device.prefetch(start * plan.bytes_per_cluster, length * plan.bytes_per_cluster)
+
     def write_oldest() -> None:
         nonlocal in_flight, synced
         length, future = window.popleft()
@@ -117,7 +123,7 @@ def _fill(
             progress(min(writer.totals.read_bytes, total), total)
 
     try:
-        for job in plan.jobs():
+        for job in plan.jobs(prefetch):
             length = job.clusters * plan.bytes_per_cluster
             if meanwhile and in_flight + length > _IN_FLIGHT_BYTES:
                 meanwhile()

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
+from sqlimage.extent import Runs
 from sqlimage.journey.chain import DigestChain
 
 _SLAB_BYTES = 4 << 20
@@ -109,6 +112,12 @@ class Window:
         else:
             self._large.append((about, pieces))
             self._large_clusters += clusters
+
+    def places(self) -> Runs:
+        """The clusters that will be read in many small pieces."""
+        starts = np.array([piece[1] for _, pieces, _ in self._small for piece in pieces], dtype=np.int64)
+        counts = np.array([piece[2] for _, pieces, _ in self._small for piece in pieces], dtype=np.int64)
+        return Runs.from_arrays(starts, counts)
 
     def jobs(self) -> Iterator[Job]:
         """Packs and slabs in turn, in proportion to their bytes: a pack is mostly work for the thread that begins it,

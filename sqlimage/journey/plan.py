@@ -8,7 +8,7 @@ order in which a restore or a boot wants it.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +41,9 @@ class Plan:
     leftover: Runs
     """Wanted clusters that belong to no content: boot sectors, tables, gaps."""
 
-    def jobs(self) -> Iterator[Job]:
-        """The work, in order; computed as it is asked for."""
+    def jobs(self, announce: Callable[[Runs], None]) -> Iterator[Job]:
+        """The work, in order; computed as it is asked for. ``announce`` is told, before each window, which clusters
+        will be read out of order."""
         window = Window(self.chunk_clusters, self.bytes_per_cluster)
         for group, n in self._in_disk_order():
             if group == len(self.contents):
@@ -51,8 +52,10 @@ class Plan:
                 content = self.contents[group]
                 window.add(content.pieces(n), content.about(n))
             if window.small_clusters >= self.window_clusters or len(window) >= _MOST_IN_WINDOW:
+                announce(window.places())
                 yield from window.jobs()
                 window = Window(self.chunk_clusters, self.bytes_per_cluster)
+        announce(window.places())
         yield from window.jobs()
 
     def _in_disk_order(self) -> Iterator[tuple[int, int]]:

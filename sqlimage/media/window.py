@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlimage.device import BlockDevice, Buffer, DeviceExtent, WritableDevice, check_range
+from sqlimage.device import BlockDevice, Buffer, DeviceExtent, Prefetching, WritableDevice, check_range
 
 
 class Window:
@@ -39,6 +39,10 @@ class Window:
         check_range(offset_bytes, length_bytes, self._length_bytes, "window")
         for extent in self._device.extents(self._offset_bytes + offset_bytes, length_bytes):
             yield DeviceExtent(extent.offset_bytes - self._offset_bytes, extent.length_bytes, is_data=extent.is_data)
+
+    def prefetch(self, offset_bytes: int, length_bytes: int) -> None:
+        if isinstance(self._device, Prefetching):
+            self._device.prefetch(self._offset_bytes + offset_bytes, length_bytes)
 
     def close(self) -> None:
         """The device behind belongs to whoever opened it."""

@@ -125,8 +125,8 @@ def warm(path: Path) -> None:
 def run_case(case: Case, corpus: Path, work: Path, repeat: int, progress: Callable[[str], None]) -> list[Result]:
     """Let all contenders of a case take turns (A B C, A B C, ...), ``repeat`` times.
 
-    Sources are read into the page cache first, outputs are deleted after each run. A contender that lacks a program
-    or fails is out of the case; its ``Result`` says why.
+    Each source is read into the page cache before each run, outputs are deleted after it. A contender that lacks a
+    program or fails is out of the case; its ``Result`` says why.
     """
     results = {contender.name: Result(contender.name) for contender in case.contenders}
     prepared = work / "prepared"
@@ -135,14 +135,13 @@ def run_case(case: Case, corpus: Path, work: Path, repeat: int, progress: Callab
         for contender in case.prepare:
             progress(f"{case.name}: preparing {contender.name}")
             _prepare(contender, corpus, prepared, case, results)
-        for source in {contender.source for contender in case.contenders}:
-            if (place := _place(source, corpus, prepared)).is_file():
-                warm(place)
         for turn in range(repeat):
             for contender in case.contenders:
                 result = results[contender.name]
                 if result.failure is None:
                     progress(f"{case.name}: {contender.name}, {turn + 1} of {repeat}")
+                    if (place := _place(contender.source, corpus, prepared)).is_file():
+                        warm(place)  # each time: a machine may take its memory back between two runs
                     _run_once(contender, result, _place(contender.source, corpus, prepared), work / "out")
     finally:
         shutil.rmtree(prepared)
