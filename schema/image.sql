@@ -71,7 +71,7 @@ CREATE TABLE volume (
 -- Data stream: one row per distinct content. The digest is unique: that is the deduplication, and how a content is
 -- found when its bytes are held by an ancestor or a segment that has not arrived (bytes NULL).
 CREATE TABLE data (
-  id           INTEGER PRIMARY KEY,
+  id           INTEGER PRIMARY KEY CHECK (id > 0),
   digest       BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
   length       INTEGER NOT NULL CHECK (length BETWEEN 1 AND 8388608),
   stored_bytes INTEGER NOT NULL CHECK (stored_bytes BETWEEN 1 AND 8388608),

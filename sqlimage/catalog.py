@@ -66,8 +66,6 @@ def find(directories: Sequence[str | os.PathLike[str]], where: str) -> Iterator[
                         found = shelf.match(version)
                         if found:
                             yield found
-            except UsageError:
-                raise
             except SqlimageError as problem:
                 yield Unreadable(path, problem.message)
 

@@ -1,17 +1,17 @@
 """A new file that has no name until it is whole, so that an interruption at any moment leaves nothing behind.
 
 On Linux the file is made with ``O_TMPFILE`` and gets its name by one ``linkat``. Where the directory's file system
-knows no nameless files, a hidden name beside the target stands in: it is removed when the work fails, and what a
-killed process left under it is taken over by the next one that makes the same target.
+knows no nameless files, a hidden name of its own stands in, which is removed when the work fails; only there, a
+``kill -9`` leaves a file behind, ``.sqlimage-...partial``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import secrets
+import stat
 
 from sqlimage.errors import DeviceError, NotFoundError, RefusedError
 
@@ -33,15 +33,18 @@ class NamelessFile:
         directory, self._name = os.path.split(self.target)
         if os.path.isdir(self.target):
             raise RefusedError(f"{self.target}: is a directory", hint="name a file in it")
-        if os.path.lexists(self.target) and not replace:
-            raise self._exists()
+        if os.path.lexists(self.target):
+            if not replace:
+                raise self._exists()
+            if not stat.S_ISREG(os.stat(self.target).st_mode):
+                raise RefusedError(f"{self.target}: is neither a file nor a block device", hint="name another place")
         try:
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotFoundError(f"{directory}: no such directory") from None
         except OSError as problem:
             raise DeviceError(f"{directory}: {problem.strerror}") from None
-        self.stand_in = os.path.join(directory, f".{self._name[:200]}.partial")
+        self.stand_in = os.path.join(directory, f".sqlimage-{secrets.token_hex(8)}.partial")
         """A name beside the target under which nothing lies, or where there are no nameless files, this file."""
         self._is_named = False
         try:
@@ -72,8 +75,12 @@ class NamelessFile:
         try:
             os.fsync(self.fd)
             if self._replace:
-                self._name_it(between := f".{self._name[:200]}.{secrets.token_hex(4)}")
-                os.replace(between, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                self._name_it(between := f".sqlimage-{secrets.token_hex(8)}.whole")
+                try:
+                    os.replace(between, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                except OSError:
+                    os.unlink(between, dir_fd=self._directory)
+                    raise
             else:
                 self._name_it(self._name)
             os.fsync(self._directory)
@@ -103,18 +110,19 @@ class NamelessFile:
             return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
         except OSError:
             self._is_named = True
-        fd = os.open(self.stand_in, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
+        return os.open(self.stand_in, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
     def _name_it(self, name: str) -> None:
         # An explicit directory makes Python follow the link in /proc to the file, as linkat does when told to.
-        os.link(self.path, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        try:
+            os.link(self.path, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except FileExistsError:
+            raise
+        except OSError:
+            # Where there are no nameless files there may be no hard links either (FAT, some network file systems).
+            if not self._is_named or os.path.lexists(os.path.join(os.path.dirname(self.target), name)):
+                raise
+            os.rename(self.stand_in, name, dst_dir_fd=self._directory)
 
     def _exists(self) -> RefusedError:
         return RefusedError(f"{self.target}: exists already", hint="choose another name or remove it")

@@ -33,6 +33,7 @@ class ImageDriver:
         self._path = database.path
         self._control = control
         self._unit = control.bytes_per_cluster
+        cluster_map.check_disjoint(database, control.version)
         self._connections = Connections(database)
         self._chunks = ChunkCache(self._connections)
 

@@ -103,7 +103,7 @@ class Version:
 
     def allocated(self) -> Runs:
         """The bitmap stream: allocated runs, in clusters of the medium."""
-        return bitmap.read(self.image.database, self.number)
+        return bitmap.read(self.image.database, self.number, self.control.total_clusters)
 
     def properties(self) -> dict[str, Value]:
         """The properties that hold for this version, by name."""

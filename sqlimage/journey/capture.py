@@ -59,6 +59,7 @@ def capture(
     try:
         device, part = whole, None
         origin = os.path.abspath(opened.path) if opened else type(whole).__name__
+        origin = os.fsencode(origin).decode("utf-8", "replace")
         if partition is not None:
             device, part = partition_window(whole, partition), find_partition(whole, partition)
             origin += f" partition {partition}"
@@ -72,6 +73,7 @@ def capture(
             _fill(new, writer, medium, plan, chosen, threads or os.cpu_count() or 1, progress, story.write_places)
             story.write(chosen, label, origin, geometry, wanted)
             new.make_indexes()
+            writer.repoint()
             database.run("COMMIT")
             new.publish()
             return story.report(new.target, new.size_bytes)

@@ -241,9 +241,9 @@ class Encoder:
         self, pieces: list[Piece], places: list[int], low: int, high: int, data: int, offset: int, result: Encoded
     ) -> None:
         """Records for the buffer's clusters ``low .. high``, which lie in ``data`` from ``offset`` on."""
-        first = bisect_right(places, low) - 1
+        first = max(0, bisect_right(places, low) - 1)  # the stretch may begin in a hole before the first piece
         place, start, count = pieces[first]
-        if high <= place + count:
+        if place <= low and high <= place + count:
             result.add_record(start + low - place, high - low, data, offset, self._unit)
             return
         for index in range(first, len(pieces)):

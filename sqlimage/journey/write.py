@@ -69,8 +69,11 @@ class Writer:
         totals.repeated_bytes += result.repeated_bytes
 
     def finish(self) -> None:
-        """Write what waits, and re-point the records of chunks that are in the file under another number."""
+        """Write what waits."""
         self._write_records()
+
+    def repoint(self) -> None:
+        """Re-point the records of chunks that are in the file under another number; the map needs its index for it."""
         for gone, kept in self._same_as.items():
             self._database.run(cluster_map.REPOINT, [kept, gone])
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sqlimage.errors import FormatError
 from sqlimage.extent import Runs
-from sqlimage.streams.database import Database
+from sqlimage.streams.database import Database, typed
 
 INSERT = "INSERT INTO bitmap (version, start_cluster, end_cluster) VALUES (?, ?, ?)"
 
@@ -13,7 +14,14 @@ def insert(database: Database, version: int, allocated: Runs) -> None:
     database.run_many(INSERT, ((version, start, start + length - 1) for start, length in allocated))
 
 
-def read(database: Database, version: int) -> Runs:
-    """The allocated runs of a version, its own or those of the nearest ancestor that has any (clusters)."""
-    rows = database.query("SELECT start_cluster, end_cluster FROM effective_bitmap WHERE version = ?", [version])
+def read(database: Database, version: int, total_clusters: int) -> Runs:
+    """The allocated runs of a version, its own or those of the nearest ancestor that has any (clusters).
+
+    Raises :class:`~sqlimage.errors.FormatError` where one leaves the medium.
+    """
+    rows = database.rows("SELECT start_cluster, end_cluster FROM effective_bitmap WHERE version = ?", [version])
+    for row in rows:
+        start, end = typed(database.path, "bitmap", (int, int), row)
+        if not 0 <= start <= end < total_clusters:
+            raise FormatError(f"{database.path}: the bitmap run {start} to {end} leaves the medium")
     return Runs.of((start, end - start + 1) for start, end in rows)

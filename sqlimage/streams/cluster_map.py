@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sqlimage.errors import FormatError
 from sqlimage.extent import Int64s
-from sqlimage.streams.database import Database
+from sqlimage.streams.database import Database, typed
 
 INSERT = (
     "INSERT INTO cluster_map (version, start_cluster, end_cluster, data, data_offset, flags) VALUES (?, ?, ?, ?, ?, 0)"
@@ -21,6 +22,11 @@ _RANGE = (
     "ORDER BY start_cluster"
 )
 _PAGE = f"{_COLUMNS} WHERE version = ? AND start_cluster >= ? ORDER BY start_cluster LIMIT ?"
+_OVERLAP = (
+    "SELECT start_cluster FROM (SELECT start_cluster, lag(end_cluster) OVER (ORDER BY start_cluster) AS reach "
+    "FROM cluster_map WHERE version = ?) WHERE start_cluster <= reach LIMIT 1"
+)
+_TYPES = (int, int, int | None, int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +55,19 @@ class MapTable:
 
 def in_range(database: Database, version: int, start_cluster: int, end_cluster: int) -> list[MapRecord]:
     """The version's own records that touch ``start_cluster .. end_cluster``, by place."""
-    found = [MapRecord(*row) for row in database.rows(_RANGE, [version, start_cluster, end_cluster])]
+    rows = database.rows(_RANGE, [version, start_cluster, end_cluster])
+    found = [MapRecord(*typed(database.path, "cluster_map", _TYPES, row)) for row in rows]
+    for record in found:
+        if record.data_offset < 0 or (record.data is not None and record.data < 1):
+            raise FormatError(f"{database.path}: the cluster map record at {record.start_cluster} is out of range")
     return [record for record in found if record.end_cluster >= start_cluster]
+
+
+def check_disjoint(database: Database, version: int) -> None:
+    """Raise :class:`~sqlimage.errors.FormatError` where two records of a version overlap."""
+    row = database.row(_OVERLAP, [version])
+    if row:
+        raise FormatError(f"{database.path}: cluster map records overlap at cluster {row[0]}")
 
 
 def pages(database: Database, version: int, rows: int = 250_000) -> Iterator[MapTable]:
@@ -60,6 +77,12 @@ def pages(database: Database, version: int, rows: int = 250_000) -> Iterator[Map
         found = database.rows(_PAGE, [version, after, rows])
         if not found:
             return
-        table = np.array([(s, e, d or 0, o) for s, e, d, o in found], dtype=np.int64)
+        try:
+            table = np.array([(s, e, 0 if d is None else d, o) for s, e, d, o in found], dtype=np.int64)
+        except (TypeError, ValueError, OverflowError):
+            raise FormatError(f"{database.path}: the cluster map holds what is no number") from None
+        mapped = np.array([row[2] is not None for row in found])
+        if (table[:, 3] < 0).any() or (table[mapped, 2] < 1).any():
+            raise FormatError(f"{database.path}: a cluster map record is out of range")
         yield MapTable(table[:, 0], table[:, 1], table[:, 2], table[:, 3])
         after = int(table[-1, 0]) + 1

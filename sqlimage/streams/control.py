@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import astuple, dataclass, fields
+from functools import cache
+from typing import get_type_hints
 
 from sqlimage.errors import FormatError, NotFoundError
-from sqlimage.streams.database import Database, Row
+from sqlimage.streams.database import Database, Row, typed
 
 _CLUSTER_SIZES = frozenset(1 << n for n in range(9, 22))
 
@@ -111,7 +113,7 @@ def volumes(database: Database, control: Control) -> list[Volume]:
     ]
     for volume in found:
         end = volume.offset_clusters * control.bytes_per_cluster + volume.length_bytes
-        if end > control.medium_bytes:
+        if volume.offset_clusters < 0 or volume.length_bytes < 0 or end > control.medium_bytes:
             raise FormatError(
                 f"{database.path}: volume {volume.number} ends at byte {end}, the medium has {control.medium_bytes}"
             )
@@ -140,8 +142,16 @@ def find_version(database: Database, wanted: str | None) -> Control:
     raise NotFoundError(f"{database.path}: no version {wanted!r}", hint=f"there are {names}")
 
 
+@cache
+def _types(kind: type[Control] | type[Volume]) -> tuple[object, ...]:
+    """What each column may hold, from the annotations of the dataclass."""
+    return tuple(get_type_hints(kind)[field.name] for field in fields(kind))
+
+
 def _checked(database: Database, row: Row) -> Control:
-    control = Control(*row)
+    control = Control(*typed(database.path, "control", _types(Control), row))
+    if not 0 <= control.medium_bytes < 1 << 62:
+        raise FormatError(f"{database.path}: version {control.version} has a medium of {control.medium_bytes} bytes")
     if control.bytes_per_cluster not in _CLUSTER_SIZES:
         raise FormatError(
             f"{database.path}: version {control.version} has clusters of {control.bytes_per_cluster} bytes; "

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlimage.errors import DamagedError
-from sqlimage.streams.database import Database
+from sqlimage.streams.database import Database, typed
 
 INSERT = (
     "INSERT INTO data (id, digest, length, stored_bytes, flags, bytes) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (digest) DO NOTHING"
 )
 FIND = "SELECT id FROM data WHERE digest = ?"
+_TYPES = (int, bytes, int, int, bytes | None)
 _SELECT = "SELECT digest, length, flags, bytes FROM data WHERE id = ?"
 _SELECT_RANGE = "SELECT id, digest, length, flags, bytes FROM data WHERE id > ? ORDER BY id LIMIT ?"
 
@@ -34,12 +35,13 @@ def read(database: Database, data: int) -> StoredChunk:
     row = database.row(_SELECT, [data])
     if row is None:
         raise DamagedError(f"{database.path}: the map refers to data {data}, which is missing", data=data)
-    return StoredChunk(data, *row)
+    return StoredChunk(data, *typed(database.path, "data", _TYPES[1:], row))
 
 
 def batch_after(database: Database, after: int, limit: int) -> list[StoredChunk]:
     """The next ``limit`` rows with ids above ``after``."""
-    return [StoredChunk(*row) for row in database.rows(_SELECT_RANGE, [after, limit])]
+    rows = database.rows(_SELECT_RANGE, [after, limit])
+    return [StoredChunk(*typed(database.path, "data", _TYPES, row)) for row in rows]
 
 
 def totals(database: Database) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,8 @@ _LIMITS = {
     apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 10,
 }
 _BUSY_MS = 5000
+_STEPS_BETWEEN_LOOKS = 200_000
+_MOST_VERSIONS, _DEEPEST_LINEAGE = 10_000, 1000
 
 
 class Database:
@@ -55,7 +58,7 @@ class Database:
         mode = "rw" if writable else "ro"
         with translated(path):
             connection = apsw.Connection(
-                f"file:{quote(path)}?mode={mode}",
+                f"file:{quote(os.fsencode(path))}?mode={mode}",
                 flags=apsw.SQLITE_OPEN_URI | (apsw.SQLITE_OPEN_READWRITE if writable else apsw.SQLITE_OPEN_READONLY),
             )
             try:
@@ -73,7 +76,7 @@ class Database:
         """Another read-only connection to the same file, for another thread. The file was checked already."""
         with translated(self.path):
             connection = apsw.Connection(
-                f"file:{quote(self.path)}?mode=ro", flags=apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READONLY
+                f"file:{quote(os.fsencode(self.path))}?mode=ro", flags=apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READONLY
             )
             _harden(connection)
         return Database(self.path, connection, writable=False)
@@ -130,6 +133,17 @@ def recover(path: str) -> bool:
     return True
 
 
+def typed(path: str, table: str, types: Sequence[Any], row: Row) -> Row:
+    """The row, if its values are of the types the format gives them.
+
+    A table can be declared STRICT after values of other types were put into it, so that is no protection.
+    """
+    for value, expected in zip(row, types, strict=True):
+        if not isinstance(value, expected):
+            raise FormatError(f"{path}: {table} holds a {type(value).__name__} where the format has another type")
+    return row
+
+
 @contextmanager
 def translated(path: str) -> Iterator[None]:
     """Turn what SQLite raises into the errors of this library, naming the file."""
@@ -157,6 +171,8 @@ def translated(path: str) -> Iterator[None]:
         raise FormatError(f"{path}: a value is larger than the format allows ({problem})") from None
     except apsw.AuthError as problem:
         raise RefusedError(f"{path}: {problem}") from None
+    except (UnicodeDecodeError, OverflowError, apsw.MismatchError) as problem:
+        raise FormatError(f"{path}: holds a value that the format does not allow ({problem})") from None
 
 
 def _pending(path: str) -> RefusedError:
@@ -169,13 +185,20 @@ def _pending(path: str) -> RefusedError:
 def _check_header(path: str) -> None:
     """Read the first 100 bytes, so that what is no image is told plainly and never handed to SQLite."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(100)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            mode = os.fstat(fd).st_mode
+            if not stat.S_ISREG(mode):
+                what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+                raise FormatError(f"{path}: is {what}, not an image")
+            head = os.pread(fd, 100, 0)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such image") from None
-    except IsADirectoryError:
-        raise FormatError(f"{path}: is a directory, not an image") from None
     except OSError as problem:
+        if isinstance(problem, SqlimageError):
+            raise
         raise DeviceError(f"{path}: cannot be read ({problem.strerror})") from None
     if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
         raise FormatError(f"{path}: not an sqlimage file (no SQLite header)", hint="make one with `sqlimage capture`")
@@ -194,6 +217,8 @@ def _harden(connection: apsw.Connection) -> None:
     for limit, value in _LIMITS.items():
         connection.limit(limit, value)
     connection.set_busy_timeout(_BUSY_MS)
+    # A statement that runs for long gives Python a moment now and then, so that an interruption is heard.
+    connection.set_progress_handler(lambda: False, _STEPS_BETWEEN_LOOKS)
     connection.execute("PRAGMA cell_size_check = ON")
     connection.execute("PRAGMA mmap_size = 0")
 
@@ -221,3 +246,24 @@ def _check_identity(path: str, connection: apsw.Connection) -> None:
             raise FormatError(f"{path}: needs the feature {name!r}, which this reader does not know")
     if connection.execute("SELECT count(*) FROM fixup").fetchone() != (0,):
         raise FormatError(f"{path}: holds fix-ups outside a transaction; it was not written to its end")
+    _check_lineages(path, connection)
+
+
+def _check_lineages(path: str, connection: apsw.Connection) -> None:
+    """No version may be its own ancestor, nor a lineage be deeper than any tool makes: views walk along them."""
+    parents = dict(connection.execute("SELECT uuid, parent_uuid FROM control LIMIT ?", [_MOST_VERSIONS + 1]))
+    if len(parents) > _MOST_VERSIONS:
+        raise FormatError(f"{path}: holds more than {_MOST_VERSIONS} versions")
+    depth: dict[object, int] = {None: 0}
+    for uuid in parents:
+        line = []
+        while uuid not in depth and uuid in parents:
+            line.append(uuid)
+            depth[uuid] = -1  # on the way: met again, it is a circle
+            uuid = parents[uuid]
+        if depth.get(uuid, 0) < 0:
+            raise FormatError(f"{path}: a version is its own ancestor")
+        for steps, above in enumerate(reversed(line), depth.get(uuid, 0) + 1):
+            depth[above] = steps
+    if max(depth.values()) > _DEEPEST_LINEAGE:
+        raise FormatError(f"{path}: a lineage is deeper than {_DEEPEST_LINEAGE} versions")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlimage.streams.database import Database
+from sqlimage.streams.database import Database, typed
 
 INSERT_FILE = (
     "INSERT INTO file (version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, deleted) "
@@ -22,6 +22,7 @@ _BELOW = (
     f"SELECT {_COLUMNS} FROM effective_file "
     "WHERE version = ?1 AND volume = ?2 AND path >= ?3 || '/' AND path < ?3 || '0' ORDER BY path"
 )
+_TYPES = (int, str, str, int | None, str | None, int | None, str | None, int | None, bytes | None)
 _OWNERS = (
     "SELECT DISTINCT file.volume, file.path FROM extent JOIN file USING (version, volume, record, stream) "
     "WHERE extent.version = ?1 AND extent.start_cluster <= ?3 AND extent.start_cluster + extent.clusters > ?2"
@@ -46,7 +47,7 @@ class FileRow:
 def find(database: Database, version: int, volume: int, path: str) -> FileRow | None:
     """The row of one path; None where the version has no such name."""
     row = database.row(_ONE, [version, volume, path])
-    return FileRow(*row) if row else None
+    return FileRow(*typed(database.path, "file", _TYPES, row)) if row else None
 
 
 def below(database: Database, version: int, volume: int, path: str) -> Iterator[FileRow]:
@@ -54,7 +55,7 @@ def below(database: Database, version: int, volume: int, path: str) -> Iterator[
     prefix = "" if path == "/" else path
     for row in database.query(_BELOW, [version, volume, prefix]):
         if row[1] != "/":
-            yield FileRow(*row)
+            yield FileRow(*typed(database.path, "file", _TYPES, row))
 
 
 def owners(database: Database, version: int, start_cluster: int, end_cluster: int) -> list[tuple[int, str]]:
