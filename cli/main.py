@@ -27,7 +27,7 @@ EXIT_CODES = """\
 5 the file is not an image, or it is damaged
 6 the system refused (no space, no permission, a failing disk)
 70 an error inside sqlimage
-130 interrupted; what was begun was taken back"""
+130 interrupted; a file that was being made is not there"""
 
 app = typer.Typer(
     name="sqlimage",
@@ -74,7 +74,7 @@ def main() -> None:
         message(f"sqlimage: {problem}")
         raise SystemExit(problem.exit_code) from None
     except KeyboardInterrupt:
-        message("sqlimage: interrupted; what was begun was taken back")
+        message("sqlimage: interrupted; a file that was being made is not there")
         raise SystemExit(130) from None
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not complain while it shuts down.

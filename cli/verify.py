@@ -19,6 +19,9 @@ _MOST_FILES = 10
 def command(
     image: ImageArgument,
     recover: Annotated[bool, typer.Option("--recover", help="First take back a change that was interrupted.")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Also read every file and compare it with its digest in the file table.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Check every digest, range and reference, the audit chain and the database; exit 1 where something is wrong."""
@@ -26,8 +29,10 @@ def command(
     if recover and sqlimage.recover(path):
         message(f"{path}: an interrupted change was taken back")
     with sqlimage.Image.open(path) as opened, progress_bar("verifying") as progress:
-        opened.version(wanted)
+        version = opened.version(wanted)
         report = sqlimage.verify(opened, progress=progress)
+        if files:
+            report.problems.extend(sqlimage.verify_files(version))
     if json:
         print_json(report)
     else:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sqlimage.image.driver import ImageDriver
     from sqlimage.image.image import Image, Version
     from sqlimage.image.query import Answer, Query
-    from sqlimage.image.verify import Problem, VerifyReport, verify
+    from sqlimage.image.verify import Problem, VerifyReport, verify, verify_files
     from sqlimage.journey.capture import capture
     from sqlimage.journey.extract import ExtractReport, extract
     from sqlimage.journey.presets import PRESETS
@@ -62,7 +62,7 @@ _HOMES = {
     "image.driver": ("ImageDriver",),
     "image.image": ("Image", "Version"),
     "image.query": ("Answer", "Query"),
-    "image.verify": ("Problem", "VerifyReport", "verify"),
+    "image.verify": ("Problem", "VerifyReport", "verify", "verify_files"),
     "journey.capture": ("capture",),
     "journey.extract": ("ExtractReport", "extract"),
     "journey.presets": ("PRESETS",),
@@ -134,6 +134,7 @@ __all__ = [
     "recover",
     "restore",
     "verify",
+    "verify_files",
 ]
 
 

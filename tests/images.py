@@ -54,7 +54,7 @@ def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
 
     program = Path(sys.executable).with_name("sqlimage")
     done = subprocess.run(
-        [str(program), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
+        [str(program), *map(str, arguments)], capture_output=True, text=True, errors="replace", check=False, timeout=120
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done

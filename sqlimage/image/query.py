@@ -74,6 +74,8 @@ class Query:
                 described: list[tuple[str, ...]] = []
 
                 def remember(cursor: apsw.Cursor, _sql: str, _bindings: object) -> bool:
+                    if described:
+                        raise UsageError("one statement at a time", hint="leave out what follows the semicolon")
                     described.append(tuple(column[0] for column in cursor.description) if cursor.is_readonly else ())
                     return True
 

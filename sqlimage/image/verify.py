@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from sqlimage.errors import DamagedError, FormatError
+from sqlimage.errors import DamagedError, FormatError, SqlimageError
+from sqlimage.filesystem.contract import read_all
 from sqlimage.image.chunks import Connections, content_of
-from sqlimage.image.image import Image
+from sqlimage.image.image import Image, Version, open_row
 from sqlimage.streams import audit, control, data, files
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
@@ -34,16 +36,38 @@ _CHECKS = {
     "cluster map record reaches beyond its data": """
         SELECT 'cluster ' || start_cluster FROM cluster_map JOIN data ON data.id = cluster_map.data
         WHERE version = ?1 AND data_offset + (end_cluster - start_cluster + 1) * ?3 > data.length""",
-    "bitmap runs overlap": """
+    "cluster map record out of range": """
+        SELECT 'cluster ' || start_cluster FROM cluster_map WHERE version = ?1
+        AND (start_cluster < 0 OR end_cluster < start_cluster OR data_offset < 0 OR data < 1 OR flags != 0)""",
+    "bitmap runs overlap or touch": """
         SELECT 'cluster ' || start_cluster FROM (
           SELECT start_cluster, lag(end_cluster) OVER (ORDER BY start_cluster) AS reach
-          FROM bitmap WHERE version = ?1) WHERE start_cluster <= reach""",
+          FROM bitmap WHERE version = ?1) WHERE start_cluster <= reach + 1""",
     "bitmap run beyond the medium": """
         SELECT 'cluster ' || end_cluster FROM bitmap WHERE version = ?1 AND end_cluster > ?2""",
     "extent beyond the medium": """
         SELECT 'record ' || record FROM extent WHERE version = ?1 AND start_cluster + clusters - 1 > ?2""",
     "file on a volume that is not there": """
         SELECT path FROM file WHERE version = ?1 AND volume NOT IN (SELECT number FROM volume WHERE version = ?1)""",
+}
+
+
+# As above, over the whole file.
+_FILE_CHECKS = {
+    "data whose bytes are neither here nor in a parent": """
+        SELECT 'data ' || id FROM data WHERE bytes IS NULL
+        AND NOT EXISTS (SELECT 1 FROM control WHERE parent_uuid IS NOT NULL)""",
+    "data of another length than stored_bytes says": """
+        SELECT 'data ' || id FROM data WHERE bytes IS NOT NULL AND length(bytes) != stored_bytes""",
+    "data with a number below 1": "SELECT 'data ' || id FROM data WHERE id < 1",
+    "a parent that is not here": """
+        SELECT parent_uuid FROM control WHERE parent_uuid IS NOT NULL
+        AND parent_uuid NOT IN (SELECT uuid FROM control)""",
+    "rows of a version that is not there": """
+        SELECT 'version ' || version FROM (
+          SELECT version FROM volume UNION SELECT version FROM cluster_map UNION SELECT version FROM bitmap
+          UNION SELECT version FROM file UNION SELECT version FROM extent UNION SELECT version FROM property)
+        WHERE version NOT IN (SELECT version FROM control)""",
 }
 
 
@@ -94,6 +118,33 @@ def verify(image: Image, *, threads: int | None = None, progress: Progress | Non
     return report
 
 
+def verify_files(version: Version, *, progress: Progress | None = None) -> list[Problem]:
+    """Read every file of a version and compare it with the digest in the file table: what differs or cannot be read."""
+    problems = []
+    known = version.volumes()
+    for volume in known:
+        if volume.captured_as == "raw":
+            continue
+        rows = list(version.below(f"/{volume.number}/" if len(known) > 1 else "/"))
+        with version.file_system(volume.number) as file_system:
+            for done, row in enumerate(rows):
+                if progress:
+                    progress(done, len(rows))
+                if row.digest is None:
+                    continue
+                hashed = hashlib.sha256()
+                try:
+                    for block in read_all(open_row(file_system, row)):
+                        hashed.update(block)
+                except SqlimageError as problem:
+                    problems.append(Problem(f"{row.path}: {problem.message}", files=(f"{version.number}:{row.path}",)))
+                    continue
+                if hashed.digest() != row.digest:
+                    what = f"{row.path}: the bytes do not match the digest in the file table"
+                    problems.append(Problem(what, files=(f"{version.number}:{row.path}",)))
+    return problems
+
+
 def _database(database: Database, report: VerifyReport) -> None:
     for (line,) in database.query(f"PRAGMA integrity_check({_MOST_LISTED})"):
         if line != "ok":
@@ -109,6 +160,8 @@ def _versions(database: Database, report: VerifyReport) -> None:
             used = parameters[: max(n for n in (1, 2, 3) if f"?{n}" in sql)]
             found = database.rows(f"{sql} LIMIT 10", used)
             report.problems.extend(Problem(f"version {version.version}: {what} ({row[0]})") for row in found)
+    for what, sql in _FILE_CHECKS.items():
+        report.problems.extend(Problem(f"{what} ({row[0]})") for row in database.rows(f"{sql} LIMIT 10"))
     row = database.row("SELECT count(*) FROM cluster_map")
     report.records = row[0] if row else 0
 
@@ -158,13 +211,13 @@ class _Batch:
 def _id_ranges(database: Database) -> Iterator[tuple[int, int]]:
     """First and last id of consecutive batches of rows."""
     first = None
-    for number, (row_id,) in enumerate(database.query("SELECT id FROM data ORDER BY id")):
+    for number, (row_id,) in enumerate(database.query("SELECT id FROM data WHERE id > 0 ORDER BY id")):
         if number % _BATCH_ROWS == 0:
             if first is not None:
                 yield first, row_id - 1
             first = row_id
     if first is not None:
-        yield first, 1 << 62
+        yield first, (1 << 63) - 1
 
 
 def _check_batch(connections: Connections, first: int, last: int) -> _Batch:

@@ -14,6 +14,8 @@ from sqlimage.streams.files import FileRow
 
 _ZERO_BLOCK = bytes(1 << 20)
 _MOST_NAME_BYTES = 255
+_LARGEST_FILE = 4 << 40
+"""A sparse file can claim any size; writing out the holes of a larger one would take hours."""
 
 
 @dataclass(slots=True)
@@ -181,6 +183,9 @@ def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: Ext
     """One file's bytes into a new file of a directory; zeros become holes."""
     try:
         content = open_row(file_system, row)
+        if content.size_bytes > _LARGEST_FILE:
+            report.skipped.append((row.path, f"claims {content.size_bytes} bytes, more than is extracted"))
+            return
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=at)
     except OSError as problem:
         if isinstance(problem, SqlimageError):

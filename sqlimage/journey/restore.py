@@ -122,7 +122,7 @@ class _Restore:
         zeroed = 0
         pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="restore")
         window: deque[Future[tuple[int, int]]] = deque()
-        total = self._mapped_bytes()
+        total = min(self._version.allocated().total * self._unit, control.medium_bytes)
 
         def take_oldest() -> None:
             written, chunks = window.popleft().result()
@@ -160,14 +160,6 @@ class _Restore:
             zeroed,
             self._chunks,
         )
-
-    def _mapped_bytes(self) -> int:
-        row = self._version.image.database.row(
-            "SELECT coalesce(sum(end_cluster - start_cluster + 1), 0) FROM cluster_map "
-            "WHERE version = ? AND data IS NOT NULL",
-            [self._version.number],
-        )
-        return int(row[0]) * self._unit if row else 0
 
     def _check(self, table: MapTable, last: int) -> None:
         """Records are in order, disjoint, within the medium."""

@@ -19,6 +19,7 @@ from sqlimage.units import NO_TIME
 
 KIND_NAMES = {kind: kind.name.lower() for kind in EntryKind}
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_REPLACEMENT = "\ufffd"
 _MOST_WAITING = 500_000
 """Map records held back, about 100 MB, so that they can be written in order."""
 VERSION = 1
@@ -102,7 +103,7 @@ def write_volume(database: Database, medium: Medium, volume: SourceVolume, hidde
             partition_uuid=partition.uuid if partition else None,
             file_system=facts.file_system if facts else None,
             format_version=facts.format_version if facts else None,
-            label=facts.label if facts else None,
+            label=_SURROGATE.sub(_REPLACEMENT, facts.label) if facts and facts.label else None,
             serial=facts.serial if facts else None,
             bytes_per_sector=facts.bytes_per_sector if facts else None,
             bytes_per_cluster=facts.bytes_per_cluster if facts else None,
@@ -140,7 +141,7 @@ def write_files(database: Database, volume: SourceVolume, digests: dict[Key, byt
     kinds = [KIND_NAMES[EntryKind(kind)] for kind in range(1, len(EntryKind) + 1)]
     kind, row, record = entries.kind.tolist(), entries.content.tolist(), entries.record.tolist()
     sizes, attributes, number = contents.size_bytes.tolist(), entries.attributes.tolist(), volume.number
-    inline = contents.inline_digest
+    inline, streams = contents.inline_digest, storable_streams(contents.stream)
 
     def rows() -> Iterable[tuple[object, ...]]:
         for n in sorted(range(len(paths)), key=paths.__getitem__):
@@ -154,7 +155,7 @@ def write_files(database: Database, volume: SourceVolume, digests: dict[Key, byt
                 (sizes[at] if at >= 0 else 0) if is_file else None,
                 times[n] + "Z" if has_time[n] else None,
                 record[n],
-                contents.stream[at] if at >= 0 else "",
+                streams[at] if at >= 0 else "",
                 attributes[n],
                 (digests.get((number, at)) or inline.get(at)) if is_file and at >= 0 and sizes[at] else None,
             )
@@ -178,7 +179,7 @@ def write_extents(database: Database, medium: Medium, volume: SourceVolume) -> N
         (contents.run_length[backed] // unit).tolist(),
         strict=True,
     )
-    stream = contents.stream
+    stream = storable_streams(contents.stream)
     database.run_many(
         files.INSERT_EXTENT,
         ((VERSION, number, record, stream[row], place, start, count) for record, row, place, start, count in columns),
@@ -186,18 +187,29 @@ def write_extents(database: Database, medium: Medium, volume: SourceVolume) -> N
 
 
 def storable(paths: list[str]) -> list[str]:
-    """The paths as SQLite can hold them: what is not Unicode (lone surrogates) becomes U+FFFD, and no two are equal."""
-    try:
-        "\n".join(paths).encode("utf-8")
+    """The paths as SQLite can hold them: what is not Unicode (lone surrogates) becomes U+FFFD, directory by directory,
+    and no two are equal."""
+    if not any(_SURROGATE.search(path) for path in paths):
         return paths
-    except UnicodeEncodeError:
-        pass
-    taken, safe = set(paths), []
-    for path in paths:
-        text = _SURROGATE.sub("\ufffd", path)
-        if text != path:
-            while text in taken:
-                text += "~"
-            taken.add(text)
-        safe.append(text)
-    return safe
+    taken = set(paths)
+    safe: dict[str, str] = {}
+    for path in sorted(paths, key=len):  # a directory before what is in it
+        if not _SURROGATE.search(path):
+            continue
+        parent, _, name = path.rpartition("/")
+        wanted = text = f"{safe.get(parent, parent)}/{_SURROGATE.sub(_REPLACEMENT, name)}"
+        number = 1
+        while text in taken:
+            number += 1
+            text = f"{wanted}~{number}"
+        taken.add(text)
+        safe[path] = text
+    return [safe.get(path, path) for path in paths]
+
+
+def storable_streams(streams: list[str]) -> list[str]:
+    """The names of streams, likewise; the row's number keeps those apart that would become one."""
+    return [
+        f"{_SURROGATE.sub(_REPLACEMENT, name)}~{row}" if _SURROGATE.search(name) else name
+        for row, name in enumerate(streams)
+    ]
