@@ -27,8 +27,13 @@ def command(
         report = sqlimage.extract(version, path, destination)
     if json:
         print_json(report)
-        return
-    for what, rows in (("renamed", report.renamed), ("skipped", report.skipped)):
+        raise typer.Exit(sqlimage.DamagedError.exit_code if report.damaged else 0)
+    for what, rows in (
+        ("renamed", report.renamed),
+        ("link", report.links),
+        ("skipped", report.skipped),
+        ("damaged", report.damaged),
+    ):
         for shown, why in rows[:_MOST_TOLD]:
             message(f"{what}: {shown}: {why}")
         if len(rows) > _MOST_TOLD:
@@ -37,3 +42,5 @@ def command(
         f"{report.files} files, {report.directories} directories, {format_size(report.total_bytes)} "
         f"to {report.destination}"
     )
+    if report.damaged:
+        raise typer.Exit(sqlimage.DamagedError.exit_code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+import sqlimage
 from sqlimage import format_size
 
 from .arguments import ImageArgument, JsonOption, opened
@@ -63,7 +64,7 @@ def command(image: ImageArgument, json: JsonOption = False) -> None:
                 volume.serial,
                 format_size(volume.bytes_per_cluster) if volume.bytes_per_cluster else None,
                 volume.hidden_sectors,
-                " ".join(n for n, on in (("dirty", volume.dirty), ("hibernated", volume.hibernated)) if on) or "clean",
+                _state(volume),
                 volume.captured_as + (f": {volume.raw_reason}" if volume.raw_reason else ""),
             )
             for volume in volumes
@@ -78,3 +79,9 @@ def command(image: ImageArgument, json: JsonOption = False) -> None:
             ["version", "label", "uuid", "parent", "state", "created"],
             ((v.version, v.label, v.uuid, v.parent_uuid, v.state, v.created_at) for v in versions),
         )
+
+
+def _state(volume: sqlimage.Volume) -> str | None:
+    if volume.dirty is None:
+        return None
+    return " ".join(n for n, on in (("dirty", volume.dirty), ("hibernated", volume.hibernated)) if on) or "clean"

@@ -27,7 +27,7 @@ EXIT_CODES = """\
 5 the file is not an image, or it is damaged
 6 the system refused (no space, no permission, a failing disk)
 70 an error inside sqlimage
-130 interrupted; a file that was being made is not there"""
+130 interrupted; a file or tree that was being made is not there"""
 
 app = typer.Typer(
     name="sqlimage",
@@ -63,23 +63,22 @@ app.add_typer(property_.app, name="property")
 def main() -> None:
     """The console script. Whatever happens, the user sees one line that says what, and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads our output may stop, as with any other program
     # No linear algebra is done here, but its threads would spin; and nothing here makes cycles worth looking for often.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(100_000, 50, 50)
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:
+            raise KeyboardInterrupt
         raise SystemExit(code if isinstance(code, int) else 0)
     except sqlimage.SqlimageError as problem:
         message(f"sqlimage: {problem}")
         raise SystemExit(problem.exit_code) from None
     except KeyboardInterrupt:
-        message("sqlimage: interrupted; a file that was being made is not there")
+        message("sqlimage: interrupted; a file or tree that was being made is not there")
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not complain while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
     except Exception as problem:
         raise SystemExit(_unexpected(problem)) from None
 
@@ -88,7 +87,11 @@ def _unexpected(problem: Exception) -> int:
     """The exit code for what is no error of ours: misuse of the command line, or a mistake in the program."""
     show = getattr(problem, "format_message", None)
     if show:
-        message(f"sqlimage: {show()}; `--help` shows what is allowed")
+        text = str(show())
+        if text.startswith("Usage:"):
+            print(text)
+        else:
+            message(f"sqlimage: {text.rstrip('.')}; `--help` shows what is allowed")
         return 2
     if isinstance(problem, OSError) and problem.strerror:
         message(f"sqlimage: {problem.filename or 'the system'}: {problem.strerror}")

@@ -24,7 +24,8 @@ def command(
 ) -> None:
     """Ask an image in SQL. The image is opened read-only; a statement that writes is refused.
 
-    The function content('/path') gives a file's bytes, to search inside files.
+    The function content(path), or content(volume, path), gives a file's bytes, to search inside files; NULL where it
+    has more than 64 MiB.
     """
     if json and csv:
         raise sqlimage.UsageError("--json and --csv exclude each other")

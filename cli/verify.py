@@ -45,7 +45,7 @@ def command(
         print(
             f"{report.chunks} chunks ({format_size(report.content_bytes)} in {format_size(report.stored_bytes)}), "
             f"{report.records} map records, {report.audit_rows} audit rows: "
-            + ("whole" if report.is_whole else f"{len(report.problems)} problems")
+            + ("whole" if report.is_whole else f"{len(report.problems)} problem" + "s" * (len(report.problems) > 1))
         )
     if not report.is_whole:
         raise typer.Exit(1)

@@ -127,6 +127,11 @@ def _with_properties(where: str) -> str:
         name = match["dotted"] or match["word"]
         return f"property('{name}')" if name and name.lower() not in _NOT_PROPERTIES else match[0]
 
+    depth = 0
+    for match in _TOKEN.finditer(where):
+        depth += {"(": 1, ")": -1}.get(match[0], 0)
+        if depth < 0 or match[0] == ";":
+            raise UsageError(f"--where: {match[0]!r} does not belong there", hint="write one SQL expression")
     return _TOKEN.sub(turned, where)
 
 

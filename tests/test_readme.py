@@ -52,7 +52,7 @@ def test_every_query_of_the_cookbook_runs_here_and_in_the_sqlite3_shell(tmp_path
     assert len(queries) >= 8
     for query in queries:
         shown = tool("sql", image, query)
-        assert len(shown.splitlines()) > 1 or "e3b0c442" in query, query
+        assert len(shown.splitlines()) > 1, query
         if "content(" not in query:
             run("sqlite3", "-readonly", image, query)
 

@@ -116,6 +116,7 @@ class Version:
         """
         database = self.image.database
         properties.check(name, value)
+        properties.check_not_reserved(name)
         with database.transaction():
             before = self.properties().get(name)
             properties.put(database, self.number, name, value)
@@ -143,8 +144,17 @@ class Version:
         volume, inside = self.split_path(path)
         found = files.find(self.image.database, self.number, volume, inside)
         if found is None:
+            found = self._in_other_case(volume, inside)
+        if found is None:
             raise NotFoundError(f"{self.image.path}: no {path!r} in version {self.number}", hint=self._why(volume))
         return found
+
+    def _in_other_case(self, volume: int, path: str) -> FileRow | None:
+        """The one file whose path differs in case only, as the systems that use FAT and NTFS would find it."""
+        wanted = path.casefold()
+        every = files.below(self.image.database, self.number, volume, "/")
+        alike = [row for row in every if len(row.path) == len(path) and row.path.casefold() == wanted]
+        return alike[0] if len(alike) == 1 else None
 
     def below(self, path: str) -> Iterator[FileRow]:
         """Every file below a directory, by path."""
@@ -160,6 +170,8 @@ class Version:
         first, _, rest = clean[1:].partition("/")
         if first.isdecimal() and int(first) in numbers:
             return int(first), "/" + rest
+        if first.isdecimal():
+            raise NotFoundError(f"{self.image.path}: no volume {first}", hint=f"there are {_slashed(numbers)}")
         raise NotFoundError(
             f"{self.image.path}: {path!r} does not say which volume", hint=f"begin it with one of {_slashed(numbers)}"
         )

@@ -13,7 +13,6 @@ from sqlimage.filesystem.contract import FileSystem
 from sqlimage.image.image import Version, open_row
 from sqlimage.streams import files
 from sqlimage.streams.database import Row, translated
-from sqlimage.units import format_size
 
 MOST_CONTENT_BYTES = 64 << 20
 """The largest file ``content()`` gives in one value."""
@@ -46,7 +45,8 @@ class Answer:
 class Query:
     """Runs statements on a version's image. Use as a context manager.
 
-    ``content(path)`` is the bytes of a file of this version (NULL where there is none); the tables and views are
+    ``content(path)`` is the bytes of a file of this version, ``content(volume, path)`` where a medium has several
+    volumes; NULL where there is none, or more than 64 MiB. The tables and views are
     those of ``schema/FORMAT.md``.
     """
 
@@ -56,7 +56,7 @@ class Query:
         self._stack = ExitStack()
         self._volumes: dict[int, FileSystem] = {}
         connection = self._database.connection
-        connection.create_scalar_function("content", self._content, 1)
+        connection.create_scalar_function("content", self._content, -1)
         connection.authorizer = _authorize
 
     def run(self, sql: str, parameters: tuple[object, ...] = ()) -> Answer:
@@ -92,22 +92,21 @@ class Query:
                 raise UsageError(f"SQL: {problem}", hint=hint) from None
 
     def _content(self, *arguments: apsw.SQLiteValue) -> apsw.SQLiteValue:
-        (path,) = arguments
-        if not isinstance(path, str):
+        """``content(path)`` on the first volume that has the path, or ``content(volume, path)``; NULL for what is no
+        file or has more than ``MOST_CONTENT_BYTES``."""
+        path = arguments[-1]
+        if not isinstance(path, str) or len(arguments) not in (1, 2):
             return None
-        volume, inside = self._version.split_path(path)
-        row = files.find(self._version.image.database, self._version.number, volume, inside)
-        if row is None or row.kind == "directory":
-            return None
-        if volume not in self._volumes:
-            self._volumes[volume] = self._stack.enter_context(self._version.file_system(volume))
-        content = open_row(self._volumes[volume], row)
-        if content.size_bytes > MOST_CONTENT_BYTES:
-            raise UsageError(
-                f"{path} has {format_size(content.size_bytes)}, more than content() gives",
-                hint=f"up to {format_size(MOST_CONTENT_BYTES)}; use `sqlimage cat`",
-            )
-        return content.read(0, content.size_bytes)
+        numbers = [volume.number for volume in self._version.volumes()]
+        for number in numbers if len(arguments) == 1 else [n for n in numbers if n == arguments[0]]:
+            row = files.find(self._version.image.database, self._version.number, number, path)
+            if row is None or row.kind == "directory" or (row.size_bytes or 0) > MOST_CONTENT_BYTES:
+                continue
+            if number not in self._volumes:
+                self._volumes[number] = self._stack.enter_context(self._version.file_system(number))
+            content = open_row(self._volumes[number], row)
+            return content.read(0, min(content.size_bytes, MOST_CONTENT_BYTES))
+        return None
 
     def close(self) -> None:
         self._stack.close()

@@ -20,6 +20,7 @@ from sqlimage.units import Progress
 
 _BATCH_ROWS = 32
 _MOST_LISTED = 1000
+_MOST_DATABASE_LINES = 5
 
 # Each names what is wrong with the rows it finds; ?1 is the version, ?2 its last cluster, ?3 bytes per cluster.
 _CHECKS = {
@@ -146,9 +147,11 @@ def verify_files(version: Version, *, progress: Progress | None = None) -> list[
 
 
 def _database(database: Database, report: VerifyReport) -> None:
-    for (line,) in database.query(f"PRAGMA integrity_check({_MOST_LISTED})"):
-        if line != "ok":
-            report.problems.append(Problem(f"database: {line}"))
+    found = [text for (text,) in database.query(f"PRAGMA integrity_check({_MOST_LISTED})") if text != "ok"]
+    lines = list(dict.fromkeys(line for text in found for line in str(text).splitlines() if not line.startswith("***")))
+    report.problems.extend(Problem(f"database: {line}") for line in lines[:_MOST_DATABASE_LINES])
+    if len(lines) > _MOST_DATABASE_LINES:
+        report.problems.append(Problem(f"database: {len(lines) - _MOST_DATABASE_LINES} more findings of this kind"))
 
 
 def _versions(database: Database, report: VerifyReport) -> None:
@@ -189,8 +192,8 @@ def _digests(database: Database, report: VerifyReport, threads: int, progress: P
             progress(report.stored_bytes, total)
 
     try:
-        for first, last in _id_ranges(database):
-            window.append(pool.submit(_check_batch, connections, first, last))
+        for ids in _id_ranges(database):
+            window.append(pool.submit(_check_batch, connections, ids))
             if len(window) > threads * 3:
                 take_oldest()
         while window:
@@ -208,31 +211,29 @@ class _Batch:
     damage: list[DamagedError] = field(default_factory=list)
 
 
-def _id_ranges(database: Database) -> Iterator[tuple[int, int]]:
-    """First and last id of consecutive batches of rows."""
-    first = None
-    for number, (row_id,) in enumerate(database.query("SELECT id FROM data WHERE id > 0 ORDER BY id")):
-        if number % _BATCH_ROWS == 0:
-            if first is not None:
-                yield first, row_id - 1
-            first = row_id
-    if first is not None:
-        yield first, (1 << 63) - 1
+def _id_ranges(database: Database) -> Iterator[list[int]]:
+    """The ids of the data stream in batches; from its index where the table itself cannot be walked."""
+    try:
+        ids = [row[0] for row in database.query("SELECT id FROM data ORDER BY id")]
+    except FormatError:
+        ids = sorted(row[0] for row in database.query("SELECT id FROM data INDEXED BY sqlite_autoindex_data_1"))
+    for start in range(0, len(ids), _BATCH_ROWS):
+        yield ids[start : start + _BATCH_ROWS]
 
 
-def _check_batch(connections: Connections, first: int, last: int) -> _Batch:
-    batch = _Batch()
-    for chunk in data.batch_after(connections.mine(), first - 1, _BATCH_ROWS):
-        if chunk.id > last:
-            break
+def _check_batch(connections: Connections, ids: list[int]) -> _Batch:
+    batch, database = _Batch(), connections.mine()
+    for number in ids:
         batch.chunks += 1
-        if chunk.stored is None:
-            continue
-        batch.stored_bytes += len(chunk.stored)
         try:
-            batch.content_bytes += len(content_of(chunk))
+            chunk = data.read(database, number)
+            if chunk.stored is not None:
+                batch.stored_bytes += len(chunk.stored)
+                batch.content_bytes += len(content_of(chunk))
         except DamagedError as damage:
             batch.damage.append(damage)
+        except FormatError as damage:
+            batch.damage.append(DamagedError(f"data {number}: {damage.message}", data=number))
     return batch
 
 

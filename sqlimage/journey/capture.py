@@ -53,6 +53,7 @@ def capture(
     wanted = dict(property_values or {})
     for name, value in wanted.items():
         properties.check(name, value)
+        properties.check_not_reserved(name)
     check_label(label)
     opened = FileDevice(source) if isinstance(source, str | os.PathLike) else None
     whole: BlockDevice = opened or source  # type: ignore[assignment]
@@ -69,7 +70,7 @@ def capture(
             plan = make_plan(medium, chosen, store)
             database.run("BEGIN")
             writer = Writer(database)
-            story = Story(database, medium, plan, writer, hidden_sectors)
+            story = Story(database, medium, plan, writer, hidden_sectors, _notes(opened))
             _fill(new, writer, medium, plan, chosen, threads or os.cpu_count() or 1, progress, story.write_places)
             story.write(chosen, label, origin, geometry, wanted)
             new.make_indexes()
@@ -80,6 +81,19 @@ def capture(
     finally:
         if opened:
             opened.close()
+
+
+def _notes(source: FileDevice | None) -> list[str]:
+    """What the reader of the report should know of the source: a mounted device changes while it is read."""
+    if source is None or not source.is_block_device:
+        return []
+    path = os.path.realpath(source.path)
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+            mounted = any(os.path.realpath(line.split(" ", 1)[0]) == path for line in mounts if line.startswith("/"))
+    except OSError:
+        return []
+    return [f"{path} is mounted: what changes while it is read may not fit together"] if mounted else []
 
 
 _IN_FLIGHT_BYTES = 64 << 20

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlimage.errors import DeviceError, FormatError, InconsistentVolume, NotFoundError, RefusedError, SqlimageError
 from sqlimage.filesystem.contract import FileSystem, read_all
@@ -20,7 +22,7 @@ _LARGEST_FILE = 4 << 40
 
 @dataclass(slots=True)
 class ExtractReport:
-    """What came out; ``renamed`` and ``skipped`` give the path in the image and why."""
+    """What came out; the lists give the path in the image and why."""
 
     destination: str
     files: int = 0
@@ -28,6 +30,9 @@ class ExtractReport:
     total_bytes: int = 0
     renamed: list[tuple[str, str]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
+    """Files that could not be read right; they are not there."""
 
 
 def extract(
@@ -37,20 +42,32 @@ def extract(
 
     A directory becomes the directory ``destination``; ``/`` takes everything. Alternate streams become files named
     ``file:stream``. A link comes out as a plain file with the bytes its own record holds (mostly none) and is told: no
-    link is ever made. Metadata files are left out; names that would lead elsewhere are changed and told. Nothing is
-    written outside ``destination``. Raises :class:`~sqlimage.errors.SqlimageError` subclasses.
+    link is ever made. A file that is damaged is told and left out, the others come. Metadata files are left out; names
+    that would lead elsewhere are changed and told. Nothing is written outside ``destination``, and where the work
+    cannot go on, what was written is removed. Raises :class:`~sqlimage.errors.SqlimageError` subclasses.
     """
     target = os.path.abspath(destination)
     if os.path.lexists(target):
         raise RefusedError(f"{target}: exists already", hint="name a place that does not exist yet")
     report = ExtractReport(target)
+    try:
+        _extract(version, path, target, report, progress)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return report
+
+
+def _extract(
+    version: Version, path: str, target: str, report: ExtractReport, progress: Callable[[str], None] | None
+) -> None:
     numbers = [volume.number for volume in version.volumes()]
     if path.strip("/") == "" and len(numbers) > 1:
         _make_directory(target)
         for number in numbers:
             row = FileRow(number, "/", "directory", None, None, None, None, None, None)
             _extract_tree(version, row, os.path.join(target, str(number)), report, progress)
-        return report
+        return
     volume, inside = version.split_path(path)
     if inside == "/":
         row = FileRow(volume, "/", "directory", None, None, None, None, None, None)
@@ -66,7 +83,6 @@ def extract(
             raise NotFoundError(f"{parent}: no such directory")
         with version.file_system(row.volume) as file_system, _directory(parent) as at:
             _copy(file_system, row, at, os.path.basename(target), report)
-    return report
 
 
 def _extract_tree(
@@ -90,7 +106,7 @@ def _extract_tree(
                         report.skipped.append((row.path, "neither a file nor a directory"))
                     continue
                 if row.kind == "symlink":
-                    report.renamed.append((row.path, "a link, extracted as the plain file its record holds"))
+                    report.links.append((row.path, "extracted as the plain file its record holds"))
                 parent, _, name = row.path[cut + 1 :].rpartition("/")
                 at = tree.enter(parent)
                 if at is None:
@@ -99,7 +115,10 @@ def _extract_tree(
                 if row.kind == "directory":
                     tree.make(row.path[cut + 1 :], at, name, row.path)
                 else:
-                    _copy(file_system, row, at, tree.free_name(at, parent, name, row.path), report)
+                    try:
+                        _copy(file_system, row, at, tree.free_name(at, parent, name, row.path), report)
+                    except FormatError as damage:
+                        report.damaged.append((row.path, damage.message))
         finally:
             tree.close()
 
@@ -190,7 +209,7 @@ def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: Ext
     except OSError as problem:
         if isinstance(problem, SqlimageError):
             raise
-        raise DeviceError(f"{name}: cannot be made ({problem.strerror})") from None
+        raise DeviceError(f"{row.path}: cannot be made ({problem.strerror})") from None
     try:
         offset = 0
         for block in read_all(content):
@@ -198,6 +217,10 @@ def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: Ext
                 _write_all(fd, block, offset)
             offset += len(block)
         os.ftruncate(fd, offset)
+        if row.modified_at:
+            seconds = datetime.fromisoformat(row.modified_at).timestamp()
+            with suppress(OSError, OverflowError):
+                os.utime(fd, (seconds, seconds))
     except InconsistentVolume as problem:
         with suppress(OSError):
             os.unlink(name, dir_fd=at)
@@ -209,7 +232,7 @@ def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: Ext
     except OSError as problem:
         with suppress(OSError):
             os.unlink(name, dir_fd=at)
-        raise DeviceError(f"{name}: cannot be written ({problem.strerror})") from None
+        raise DeviceError(f"{row.path}: cannot be written ({problem.strerror})") from None
     finally:
         os.close(fd)
     report.files += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sqlimage.device import WritableDevice
-from sqlimage.errors import DamagedError, FormatError, RefusedError
+from sqlimage.errors import DamagedError, FormatError, NotFoundError, RefusedError
 from sqlimage.extent import Runs
 from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.image import Version
@@ -66,6 +66,8 @@ def restore(
     if path == os.path.realpath(version.image.path):
         raise RefusedError(f"{path}: is the image itself")
     _refuse_mounted(path)
+    if not os.path.lexists(path) and (path + "/").startswith("/dev/") and not path.startswith("/dev/shm/"):
+        raise NotFoundError(f"{path}: no such device")
     if partition is None and not _is_block_device(path):
         return _to_new_file(version, path, force, threads, progress)
     device = WritableFileDevice(path)
@@ -91,7 +93,7 @@ def _to_new_file(
     if os.path.lexists(path) and not (force or is_empty_file or os.path.isdir(path)):
         raise RefusedError(f"{path}: exists and is not empty", hint="use --force to replace it")
     with NamelessFile(path, replace=force or is_empty_file) as file:
-        target = WritableFileDevice(file.path)
+        target = WritableFileDevice(file.path, name=path)
         try:
             target.resize(version.control.medium_bytes)
             report = _Restore(version, path, target, fresh=True, wipe=False).run(threads, progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlimage.errors import UsageError
@@ -56,13 +56,20 @@ class Story:
     """Writes all streams but data and cluster map, and sums up."""
 
     def __init__(
-        self, database: Database, medium: Medium, plan: Plan, writer: Writer, hidden_sectors: int | None
+        self,
+        database: Database,
+        medium: Medium,
+        plan: Plan,
+        writer: Writer,
+        hidden_sectors: int | None,
+        notes: Sequence[str],
     ) -> None:
         self._database = database
         self._medium = medium
         self._plan = plan
         self._writer = writer
         self._hidden_sectors = hidden_sectors
+        self._notes = notes
         self._uuid = new_uuid()
         self._volumes: list[VolumeReport] = []
 
@@ -105,6 +112,7 @@ class Story:
         self._properties(property_values)
         detail: dict[str, object] = {
             "source": source,
+            "notes": list(self._notes),
             "uuid": self._uuid,
             "label": label,
             "left_out": [path for volume in medium.volumes for path in volume.left_out_paths],
@@ -167,7 +175,7 @@ class Story:
 
     def report(self, image: str, image_bytes: int) -> CaptureReport:
         medium, totals = self._medium, self._writer.totals
-        warnings = []
+        warnings = list(self._notes)
         if medium.table_problem:
             warnings.append(f"the partition table was not used: {medium.table_problem}")
         if medium.table:

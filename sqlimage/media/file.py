@@ -21,7 +21,8 @@ _ZEROS = bytes(MIB)
 
 
 class FileDevice:
-    """A raw file or a block device, opened for reading; positional I/O only, safe from any thread.
+    """A raw file or a block device, opened for reading; positional I/O only, safe from any thread. ``name`` is what
+    messages call it, its path by default.
 
     Raises :class:`~sqlimage.errors.NotFoundError` where there is no such file and
     :class:`~sqlimage.errors.DeviceError` where it cannot be opened or is neither a file nor a block device.
@@ -29,10 +30,10 @@ class FileDevice:
 
     _flags = os.O_RDONLY
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
+        self.path = name or os.fspath(path)
         try:
-            self._fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.open(path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise NotFoundError(f"{self.path}: no such file or device") from None
         except OSError as problem:
@@ -126,13 +127,13 @@ class WritableFileDevice(FileDevice):
 
     _flags = os.O_RDWR
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
         try:
             if stat.S_ISBLK(os.stat(path).st_mode):
                 self._flags = os.O_RDWR | os.O_EXCL
         except OSError:
             pass  # the open below says what is wrong
-        super().__init__(path)
+        super().__init__(path, name=name)
 
     def write(self, offset_bytes: int, data: bytes | Buffer) -> None:
         check_range(offset_bytes, len(data), self._size_bytes, self.path)

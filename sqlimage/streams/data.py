@@ -14,7 +14,6 @@ INSERT = (
 FIND = "SELECT id FROM data WHERE digest = ?"
 _TYPES = (int, bytes, int, int, bytes | None)
 _SELECT = "SELECT digest, length, flags, bytes FROM data WHERE id = ?"
-_SELECT_RANGE = "SELECT id, digest, length, flags, bytes FROM data WHERE id > ? ORDER BY id LIMIT ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +35,6 @@ def read(database: Database, data: int) -> StoredChunk:
     if row is None:
         raise DamagedError(f"{database.path}: the map refers to data {data}, which is missing", data=data)
     return StoredChunk(data, *typed(database.path, "data", _TYPES[1:], row))
-
-
-def batch_after(database: Database, after: int, limit: int) -> list[StoredChunk]:
-    """The next ``limit`` rows with ids above ``after``."""
-    rows = database.rows(_SELECT_RANGE, [after, limit])
-    return [StoredChunk(*typed(database.path, "data", _TYPES, row)) for row in rows]
 
 
 def totals(database: Database) -> tuple[int, int, int]:

@@ -55,6 +55,10 @@ class Database:
                 f"{path}-wal: an image at rest has no write-ahead log beside it",
                 hint="if it belongs to the image, checkpoint it with the sqlite3 shell; else move it away",
             )
+        if writable and not os.access(path, os.W_OK):
+            raise DeviceError(
+                f"{path}: cannot be written", hint="check its permissions, or copy it from read-only media"
+            )
         mode = "rw" if writable else "ro"
         with translated(path):
             connection = apsw.Connection(
@@ -154,7 +158,7 @@ def translated(path: str) -> Iterator[None]:
     except (apsw.BusyError, apsw.LockedError):
         raise RefusedError(f"{path}: another process is writing to it", hint="try again when it has finished") from None
     except (apsw.CorruptError, apsw.NotADBError) as problem:
-        raise FormatError(f"{path}: the database is damaged ({problem})", hint="run `sqlimage verify`") from None
+        raise FormatError(f"{path}: the database is damaged ({problem})") from None
     except apsw.ReadOnlyError as problem:
         if getattr(problem, "extendedresult", 0) in (apsw.SQLITE_READONLY_ROLLBACK, apsw.SQLITE_READONLY_RECOVERY):
             raise _pending(path) from None

@@ -33,6 +33,12 @@ def check(name: str, value: Value) -> None:
         raise UsageError(f"the value of {name} has {size} bytes; {_MAX_VALUE_BYTES} are allowed")
 
 
+def check_not_reserved(name: str) -> None:
+    """Raise :class:`~sqlimage.errors.UsageError` for the names in which the tool tells of itself."""
+    if name.startswith("capture."):
+        raise UsageError(f"{name}: properties under capture. are the tool's own", hint="choose another name")
+
+
 def parse(text: str) -> tuple[str, Value]:
     """``NAME=VALUE``: whole numbers and decimals become numbers, ``"42"`` in double quotes stays text."""
     name, separator, value = text.partition("=")
