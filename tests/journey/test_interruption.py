@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import sqlimage
-from tests.images import noise, tool
+from tests.conftest import run
+from tests.images import noise, run_tool, tool
 
 TOOL = Path(sys.executable).with_name("sqlimage")
 
@@ -106,3 +108,44 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(source: Path, tmp_path
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("megabytes", [1, 3, 6])
+def test_a_file_system_that_fills_up_loses_nothing(source: Path, tmp_path: Path, megabytes: int) -> None:
+    place, image = tmp_path / "small", tmp_path / "whole.sqlimage"
+    place.mkdir()
+    tool("capture", source, image)
+    run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place)
+    try:
+        for command in (
+            ("capture", source, place / "i.sqlimage"),
+            ("restore", image, place / "copy.img"),
+        ):
+            done = run_tool(*command)
+            assert done.returncode == 6, done
+            assert "No space left" in done.stderr or "no space left" in done.stderr
+            assert len(done.stderr.strip().splitlines()) == 1
+            assert os.listdir(place) == []
+    finally:
+        run("umount", place)
+
+
+def test_a_property_that_finds_no_room_leaves_the_image_as_it_was(tmp_path: Path) -> None:
+    place, image = tmp_path / "small", tmp_path / "small" / "i.sqlimage"
+    place.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place)
+    try:
+        (tmp_path / "raw").write_bytes(noise("x", 300_000))
+        tool("capture", tmp_path / "raw", image)
+        with (place / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        before = image.read_bytes()
+        done = run_tool("property", "set", image, "note=" + "n" * 100_000)
+        assert done.returncode == 6, done
+        assert image.read_bytes() == before
+        (place / "filler").unlink()
+        tool("verify", image, "--recover")
+        tool("property", "set", image, "note=short")
+    finally:
+        run("umount", place)
