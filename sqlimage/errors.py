@@ -77,9 +77,3 @@ class DeviceError(SqlimageError, OSError):
     """The operating system refused a read, a write or a sync of a device."""
 
     exit_code = 6
-
-
-class InterruptedByUser(SqlimageError):
-    """The work was stopped by a signal; everything it had begun was taken back."""
-
-    exit_code = 130

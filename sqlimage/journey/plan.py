@@ -72,7 +72,7 @@ class VolumeContents:
     """The contents of one volume that have clusters to be taken, as columns, in clusters of the medium."""
 
     number: int
-    row: Int64s
+    row: list[int]
     first_run: list[int]
     """For each row and one more: where its runs begin in the two lists below."""
     run_place: list[int]
@@ -80,8 +80,8 @@ class VolumeContents:
     run_start: list[int]
     run_count: list[int]
     first_start: Int64s
-    size_bytes: Int64s
-    valid_bytes: Int64s
+    size_bytes: list[int]
+    valid_bytes: list[int]
     digested: list[bool]
     store: list[bool]
     path: list[str]
@@ -89,16 +89,18 @@ class VolumeContents:
 
     def about(self, n: int) -> About:
         return About(
-            (self.number, int(self.row[n])),
+            (self.number, self.row[n]),
             self.path[n],
-            int(self.size_bytes[n]),
-            int(self.valid_bytes[n]),
+            self.size_bytes[n],
+            self.valid_bytes[n],
             self.digested[n],
             self.store[n],
         )
 
     def pieces(self, n: int) -> list[Piece]:
         low, high = self.first_run[n], self.first_run[n + 1]
+        if high - low == 1:  # nearly all of them
+            return [(self.run_place[low], self.run_start[low], self.run_count[low])]
         return list(zip(self.run_place[low:high], self.run_start[low:high], self.run_count[low:high], strict=True))
 
 
@@ -167,14 +169,14 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeCo
     paths = volume.scan.entries.path
     return VolumeContents(
         volume.number,
-        rows,
+        rows.tolist(),
         [*first.tolist(), len(owner)],
         (place // unit).tolist(),
         start.tolist(),
         count.tolist(),
         start[first],
-        table.size_bytes[rows],
-        table.valid_bytes[rows],
+        table.size_bytes[rows].tolist(),
+        table.valid_bytes[rows].tolist(),
         digested.tolist(),
         [row in stored for row in rows.tolist()] if stored else [False] * len(rows),
         [paths[n] if n >= 0 else "" for n in name_of[rows].tolist()],

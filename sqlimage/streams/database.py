@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -133,7 +134,16 @@ def recover(path: str) -> bool:
     path = os.path.abspath(path)
     if not os.path.exists(path + "-journal"):
         return False
-    Database.open(path, writable=True).close()
+    database = Database.open(path, writable=True)
+    try:
+        database.run("BEGIN EXCLUSIVE")
+        with contextlib.suppress(FileNotFoundError):
+            # Still there, it is not hot: nothing was written to the image before the interruption. While the lock is
+            # held it can be nobody else's.
+            os.unlink(path + "-journal")
+        database.run("COMMIT")
+    finally:
+        database.close()
     return True
 
 

@@ -149,3 +149,24 @@ def test_a_property_that_finds_no_room_leaves_the_image_as_it_was(tmp_path: Path
         tool("property", "set", image, "note=short")
     finally:
         run("umount", place)
+
+
+def test_a_property_command_killed_at_random_moments_leaves_the_old_value_or_the_new(tmp_path: Path) -> None:
+    image = tmp_path / "i.sqlimage"
+    (tmp_path / "raw").write_bytes(noise("y", 100_000))
+    tool("capture", tmp_path / "raw", image, "--property", "turn=0")
+    whole = seconds_it_takes("property", "set", image, "turn=0")
+    dice, seen = random.Random(4), set()
+    for turn in range(1, 21):
+        process = started("property", "set", image, f"turn={turn}", "note=" + "n" * 50_000)
+        time.sleep(dice.uniform(0.5, 1.1) * whole)
+        process.kill()
+        process.wait()
+        tool("verify", image, "--recover")
+        with sqlimage.open(str(image)) as opened:
+            value = opened.version().properties()["turn"]
+            seen.add(value == turn)
+            audited = [row for row in opened.audit() if row.action == "property" and f'"after":{turn},' in row.detail]
+            assert len(audited) == (value == turn), "the change and its audit row are written together"
+        assert set(os.listdir(tmp_path)) == {"raw", "i.sqlimage"}
+    assert seen
