@@ -6,7 +6,7 @@ import glob
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ from sqlimage.units import MIB, Progress, format_size
 
 _BATCH_BYTES = 4 * MIB
 """Content a worker takes at a time."""
+_WRITEBACK_BYTES = 64 * MIB
+"""How much is written before the kernel is asked to begin with it, so that the sync at the end is short."""
 _LOOKED_AT = MIB
 """How much of each end of a destination is looked at to see whether it is empty."""
 
@@ -96,7 +98,8 @@ def _to_new_file(
         target = WritableFileDevice(file.path, name=path)
         try:
             target.resize(version.control.medium_bytes)
-            report = _Restore(version, path, target, fresh=True, wipe=False).run(threads, progress)
+            job = _Restore(version, path, target, fresh=True, wipe=False, start_writeback=file.start_writeback)
+            report = job.run(threads, progress)
         finally:
             target.close()
         file.publish()
@@ -106,7 +109,16 @@ def _to_new_file(
 class _Restore:
     """One restore in progress."""
 
-    def __init__(self, version: Version, path: str, target: WritableDevice, *, fresh: bool, wipe: bool) -> None:
+    def __init__(
+        self,
+        version: Version,
+        path: str,
+        target: WritableDevice,
+        *,
+        fresh: bool,
+        wipe: bool,
+        start_writeback: Callable[[], None] | None = None,
+    ) -> None:
         if version.control.parent_uuid is not None:
             version.driver().close()  # says what is missing
         self._version = version
@@ -114,6 +126,7 @@ class _Restore:
         self._target = target
         self._fresh = fresh
         self._wipe = wipe
+        self._start_writeback = start_writeback
         self._unit = version.control.bytes_per_cluster
         self._connections = Connections(version.image.database)
         self._written = self._chunks = 0
@@ -128,6 +141,11 @@ class _Restore:
 
         def take_oldest() -> None:
             written, chunks = window.popleft().result()
+            if (
+                self._start_writeback
+                and self._written // _WRITEBACK_BYTES != (self._written + written) // _WRITEBACK_BYTES
+            ):
+                self._start_writeback()
             self._written += written
             self._chunks += chunks
             if progress:
