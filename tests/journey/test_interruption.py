@@ -41,12 +41,14 @@ def seconds_it_takes(*arguments: object) -> float:
 
 def kill_at_random_moments(target: Path, tries: int, seed: int, *arguments: object) -> list[bool]:
     """Run a command again and again, kill it -9 at a random moment; whether the target was there each time."""
-    whole = seconds_it_takes(*arguments)
-    target.unlink()
+    whole = 3600.0
+    for _ in range(3):
+        whole = min(whole, seconds_it_takes(*arguments))
+        target.unlink()
     dice, there = random.Random(seed), []
     for _ in range(tries):
         process = started(*arguments)
-        time.sleep(dice.uniform(0.3, 1.15) * whole)
+        time.sleep(dice.uniform(0.2, 1.1) * whole)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert set(os.listdir(target.parent)) <= {target.name}, (seed, os.listdir(target.parent))
@@ -84,7 +86,9 @@ def test_a_restore_killed_at_random_moments_leaves_no_file_or_a_whole_one_and_no
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_interruption_ends_with_130_and_leaves_nothing(source: Path, tmp_path: Path, how: int) -> None:
+def test_a_polite_interruption_ends_with_130_and_leaves_no_image_or_a_whole_one(
+    source: Path, tmp_path: Path, how: int
+) -> None:
     target = tmp_path / "i.sqlimage"
     whole = seconds_it_takes("capture", source, target)
     target.unlink()
@@ -93,7 +97,10 @@ def test_a_polite_interruption_ends_with_130_and_leaves_nothing(source: Path, tm
     process.send_signal(how)
     # Before the program has heard of signals at all, the signal itself ends it.
     assert process.wait(timeout=20) in (0, 130, -how)
-    assert os.listdir(tmp_path) == (["i.sqlimage"] if process.returncode == 0 else [])
+    assert set(os.listdir(tmp_path)) <= {"i.sqlimage"}
+    assert target.exists() or process.returncode != 0
+    if target.exists():
+        tool("verify", target)
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
