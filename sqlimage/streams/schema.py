@@ -16,8 +16,6 @@ OLDEST_READER = 1
 """The oldest format version whose readers understand what this library writes."""
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Names in ``feature`` that this reader understands."""
-MAX_CHUNK_BYTES = 8 << 20
-"""The largest ``data.length``, checked before anything is decompressed."""
 PAGE_BYTES = 4096
 
 SchemaObject = tuple[str, str, str | None]
