@@ -23,7 +23,8 @@ ROWS = (
     {"media", "filesystem", "codec", "streams"},
     {"image"},
     {"journey"},
-    {"catalog"},
+    {"catalog", "nbd", "mount"},
+    {"boot"},
     {"cli"},
 )
 COMMANDS = ("capture", "restore", "info", "ls", "cat", "get", "sql", "audit", "property", "find", "verify", "tour")

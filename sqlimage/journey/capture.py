@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from sqlimage.device import BlockDevice, Prefetching
 from sqlimage.extent import Runs
+from sqlimage.image.medium import Medium, inspect
 from sqlimage.journey import presets
 from sqlimage.journey.encode import Encoded, Encoder
-from sqlimage.journey.medium import Medium, inspect
 from sqlimage.journey.plan import Plan, make_plan
 from sqlimage.journey.presets import Preset
 from sqlimage.journey.story import CaptureReport, Story, check_label

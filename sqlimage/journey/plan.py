@@ -15,8 +15,8 @@ import numpy as np
 
 from sqlimage.extent import Int64s, Runs
 from sqlimage.filesystem.contract import HOLE, ContentFlag, EntryKind
+from sqlimage.image.medium import Medium, SourceVolume
 from sqlimage.journey.jobs import NOBODY, About, Job, Piece, Window
-from sqlimage.journey.medium import Medium, SourceVolume
 from sqlimage.journey.presets import Preset
 
 _MOST_IN_WINDOW = 100_000

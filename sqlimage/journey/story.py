@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlimage.errors import UsageError
-from sqlimage.journey.medium import Medium
+from sqlimage.image.medium import Medium
 from sqlimage.journey.plan import Plan
 from sqlimage.journey.presets import Preset
 from sqlimage.journey.write import VERSION, Totals, Writer, write_extents, write_files, write_volume

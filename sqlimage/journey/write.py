@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sqlimage.filesystem.contract import HOLE, EntryKind
+from sqlimage.image.medium import Medium, SourceVolume
 from sqlimage.journey.encode import Encoded, Record
 from sqlimage.journey.jobs import Key
-from sqlimage.journey.medium import Medium, SourceVolume
 from sqlimage.streams import cluster_map, data, files
 from sqlimage.streams.control import Volume, insert_volume
 from sqlimage.streams.database import Database

@@ -1,0 +1,1 @@
+"""An image on the network: the NBD protocol, without I/O, and a server that speaks it."""
