@@ -1,17 +1,25 @@
-"""Decoded chunks of an image, fetched once and kept while they are used."""
+"""Decoded chunks of a lineage, fetched once and kept while they are used."""
 
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
-from sqlimage.codec.chunk import decode
+from sqlimage.codec.chunk import decode, decode_verified
 from sqlimage.errors import DamagedError
 from sqlimage.streams import data
 from sqlimage.streams.data import StoredChunk
 from sqlimage.streams.database import Database
+from sqlimage.units import MIB
 
-CACHE_BYTES = 32 << 20
+CACHE_BYTES = 32 * MIB
+Key = tuple[int, int]
+"""Index of a file in its lineage, and the id of a row of its data stream."""
+_MOST_SEEN = 1 << 20
 
 
 def content_of(chunk: StoredChunk) -> bytes:
@@ -46,28 +54,93 @@ class Connections:
             self._all.clear()
 
 
-class ChunkCache:
-    """The chunks used last, up to ``CACHE_BYTES`` of content; safe from any thread."""
+def read_stored(connections: list[Connections], key: Key) -> StoredChunk:
+    """A chunk as it is stored, with its bytes, from whichever file of the lineage has them.
 
-    def __init__(self, connections: Connections, limit_bytes: int = CACHE_BYTES) -> None:
+    Raises :class:`~sqlimage.errors.DamagedError` where none has.
+    """
+    file, number = key
+    chunk = data.read(connections[file].mine(), number)
+    if chunk.stored is not None:
+        return chunk
+    for other in range(len(connections)):
+        if other != file:
+            found = data.find(connections[other].mine(), chunk.digest)
+            if found is not None and found.stored is not None:
+                return StoredChunk(chunk.id, chunk.digest, chunk.length, found.flags, found.stored)
+    raise DamagedError(f"data {number}: its bytes are in a parent or a segment that is not here", data=number)
+
+
+def fetch(connections: list[Connections], key: Key) -> bytes:
+    """The content of a chunk, decoded and verified."""
+    return content_of(read_stored(connections, key))
+
+
+class ChunkCache:
+    """The chunks used last, up to ``limit_bytes`` of content; safe from any thread.
+
+    A chunk that falls out and comes back is compared with what was verified before by a checksum of its stored bytes,
+    which costs a tenth of its digest.
+    """
+
+    def __init__(self, connections: list[Connections], limit_bytes: int = CACHE_BYTES) -> None:
         self._connections = connections
         self._limit_bytes = limit_bytes
-        self._held: OrderedDict[int, bytes] = OrderedDict()
+        self._held: OrderedDict[Key, bytes] = OrderedDict()
         self._held_bytes = 0
+        self._seen: dict[Key, tuple[int, int, int]] = {}
+        self._coming: dict[Key, Future[bytes]] = {}
         self._lock = threading.Lock()
 
-    def get(self, number: int) -> bytes:
-        """The content of a ``data`` row, verified when it was decoded."""
+    def peek(self, key: Key) -> bool:
+        """Whether a chunk is at hand."""
+        return key in self._held
+
+    def get(self, key: Key) -> bytes:
+        """The content of a chunk, verified."""
         with self._lock:
-            content = self._held.get(number)
+            content = self._held.get(key)
             if content is not None:
-                self._held.move_to_end(number)
+                self._held.move_to_end(key)
                 return content
-        content = content_of(data.read(self._connections.mine(), number))
+            coming = self._coming.get(key)
+            if coming is None:
+                mine = self._coming[key] = Future()
+        if coming is not None:
+            return coming.result()
+        try:
+            content = self._fetch(key)
+        except BaseException as problem:
+            with self._lock:
+                del self._coming[key]
+            mine.set_exception(problem)
+            raise
         with self._lock:
-            if number not in self._held:
-                self._held[number] = content
-                self._held_bytes += len(content)
-                while self._held_bytes > self._limit_bytes and len(self._held) > 1:
-                    self._held_bytes -= len(self._held.popitem(last=False)[1])
+            del self._coming[key]
+            self._held[key] = content
+            self._held_bytes += len(content)
+            while self._held_bytes > self._limit_bytes and len(self._held) > 1:
+                self._held_bytes -= len(self._held.popitem(last=False)[1])
+        mine.set_result(content)
+        return content
+
+    def begin(self, keys: Iterable[Key], pool: ThreadPoolExecutor) -> None:
+        """Have chunks fetched by ``pool``, so that :meth:`get` finds them at hand or on their way."""
+        for key in keys:
+            if key not in self._held and key not in self._coming:
+                pool.submit(self._fetch_ahead, key)
+
+    def _fetch_ahead(self, key: Key) -> None:
+        with suppress(Exception):  # whoever needs it will be told
+            self.get(key)
+
+    def _fetch(self, key: Key) -> bytes:
+        chunk = read_stored(self._connections, key)
+        assert chunk.stored is not None
+        checksum = (zlib.crc32(chunk.stored), chunk.flags, chunk.length)
+        if self._seen.get(key) == checksum:
+            return decode_verified(chunk.stored, chunk.flags, chunk.length, data=chunk.id)
+        content = content_of(chunk)
+        if len(self._seen) < _MOST_SEEN:
+            self._seen[key] = checksum
         return content

@@ -1,41 +1,50 @@
-"""The image driver: a version of an image as a block device. A read becomes a look-up in the cluster map and a copy
-out of decoded chunks."""
+"""The image driver: a version of an image as a block device. A read becomes a look-up in the flattened cluster map of
+the version's lineage and a copy out of decoded chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from sqlimage.device import Buffer, DeviceExtent, check_range
-from sqlimage.errors import DamagedError, FormatError
-from sqlimage.image.chunks import ChunkCache, Connections
-from sqlimage.streams import cluster_map
-from sqlimage.streams.cluster_map import MapRecord
+from sqlimage.errors import DamagedError
+from sqlimage.image.chunks import CACHE_BYTES, ChunkCache, Connections, Key
+from sqlimage.image.flatmap import WINDOW_CLUSTERS, FlatMap
+from sqlimage.image.lineage import resolve
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
+from sqlimage.units import MIB
 
-_EXTENTS_STEP = 1 << 16
-"""Clusters looked up at a time when a map is walked."""
+_AHEAD_BYTES = 4 * MIB
+"""How far a sequence of reads is run ahead of."""
+
+Place = tuple[int, int, Key, int]
+"""Where bytes come from: first byte and byte after the last, on the medium; a chunk; the place of the first in it."""
 
 
 class ImageDriver:
     """The read side of one version. What no record maps reads as zeros.
 
+    ``cache_bytes`` bounds the decoded chunks that are kept; ``search`` are directories in which parents are looked for.
     Reading raises :class:`~sqlimage.errors.DamagedError` where a content does not match its digest and
     :class:`~sqlimage.errors.FormatError` where the map contradicts itself; wrong bytes are never returned.
     """
 
-    def __init__(self, database: Database, control: Control) -> None:
-        if control.parent_uuid is not None:
-            raise FormatError(
-                f"{database.path}: version {control.version} needs its parent {control.parent_uuid}, "
-                "which this release cannot follow"
-            )
+    def __init__(
+        self, database: Database, control: Control, *, search: Sequence[str] = (), cache_bytes: int = CACHE_BYTES
+    ) -> None:
         self._path = database.path
         self._control = control
         self._unit = control.bytes_per_cluster
-        cluster_map.check_disjoint(database, control.version)
-        self._connections = Connections(database)
-        self._chunks = ChunkCache(self._connections)
+        self._lineage = resolve(database, control, search)
+        self._connections = [Connections(file) for file in self._lineage.files]
+        self._map = FlatMap(self._lineage, self._connections)
+        self._chunks = ChunkCache(self._connections, cache_bytes)
+        self._pool: ThreadPoolExecutor | None = None
+        self._next_bytes = -1
+        """Where a read would begin that goes on where the last one ended."""
+        self._ahead_bytes = 0
 
     @property
     def size_bytes(self) -> int:
@@ -47,23 +56,11 @@ class ImageDriver:
 
     def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
         check_range(offset_bytes, len(buffer), self.size_bytes, self._path)
-        if not len(buffer):
-            return
-        view = memoryview(buffer)
-        end, filled = offset_bytes + len(view), offset_bytes
-        for record in self._records(offset_bytes // self._unit, (end - 1) // self._unit):
-            if record.data is None:
-                continue
-            place = record.start_cluster * self._unit
-            low, high = max(place, offset_bytes), min((record.end_cluster + 1) * self._unit, end)
-            content = self._chunks.get(record.data)
-            begin = record.data_offset + low - place
-            if record.data_offset + (record.end_cluster + 1) * self._unit - place > len(content):
-                raise DamagedError(f"{self._path}: a map record reaches beyond data {record.data}", data=record.data)
-            _clear(view[filled - offset_bytes : low - offset_bytes])
-            view[low - offset_bytes : high - offset_bytes] = memoryview(content)[begin : begin + high - low]
-            filled = high
-        _clear(view[filled - offset_bytes :])
+        if len(buffer):
+            view = memoryview(buffer)
+            places = self._places(offset_bytes, offset_bytes + len(view))
+            self._run_ahead(offset_bytes, len(view), places)
+            self._fill(offset_bytes, view, places)
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         check_range(offset_bytes, length_bytes, self.size_bytes, self._path)
@@ -71,52 +68,105 @@ class ImageDriver:
         self.read_into(offset_bytes, buffer)
         return bytes(buffer)
 
+    def is_ready(self, offset_bytes: int, length_bytes: int) -> bool:
+        """Whether a read would find everything it needs decoded."""
+        end = offset_bytes + length_bytes
+        first, last = offset_bytes // self._unit, (end - 1) // self._unit
+        for number in range(first // WINDOW_CLUSTERS, last // WINDOW_CLUSTERS + 1):
+            window = self._map.cached(number)
+            if window is None:
+                return False
+            for row in window.touching(first, last):
+                if not self._chunks.peek((window.file[row], window.data[row])):
+                    return False
+        return True
+
     def extents(self, offset_bytes: int, length_bytes: int) -> Iterator[DeviceExtent]:
         """Mapped clusters are data; all others are known zeros."""
         check_range(offset_bytes, length_bytes, self.size_bytes, self._path)
         end, at = offset_bytes + length_bytes, offset_bytes
-        for low, high in self._mapped(offset_bytes, end):
-            if low > at:
-                yield DeviceExtent(at, low - at, is_data=False)
-            yield DeviceExtent(low, high - low, is_data=True)
+        if not length_bytes:
+            return
+        low = high = offset_bytes
+        for first, after in self._mapped(offset_bytes // self._unit, (end - 1) // self._unit):
+            a, b = max(first * self._unit, offset_bytes), min(after * self._unit, end)
+            if a > high:
+                if high > low:
+                    yield from _data(at, low, high)
+                    at = high
+                low = a
+            high = max(high, b)
+        if high > low:
+            yield from _data(at, low, high)
             at = high
         if at < end:
             yield DeviceExtent(at, end - at, is_data=False)
 
-    def _mapped(self, offset_bytes: int, end: int) -> Iterator[tuple[int, int]]:
-        """Mapped stretches in bytes within the range, those that touch made one."""
-        low = high = offset_bytes
-        first, last = offset_bytes // self._unit, -(-end // self._unit)
-        for step in range(first, last, _EXTENTS_STEP):
-            for record in self._records(step, min(step + _EXTENTS_STEP, last) - 1):
-                if record.data is None:
-                    continue
-                a = max(record.start_cluster * self._unit, high)
-                b = min((record.end_cluster + 1) * self._unit, end)
-                if a > high:
-                    if high > low:
-                        yield low, high
-                    low = a
-                high = max(high, b)
-        if high > low:
-            yield low, high
+    def _mapped(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        return self._map.mapped(first, last)
 
-    def _records(self, first: int, last: int) -> list[MapRecord]:
-        """The records that touch a range, checked: in order, disjoint, within the medium."""
-        records = cluster_map.in_range(self._connections.mine(), self._control.version, first, last)
-        at = -1
-        for record in records:
-            if record.start_cluster <= at or record.end_cluster < record.start_cluster:
-                raise FormatError(f"{self._path}: cluster map records overlap at cluster {record.start_cluster}")
-            at = record.end_cluster
-        if at >= self._control.total_clusters:
-            raise FormatError(f"{self._path}: the cluster map reaches to cluster {at}, beyond the medium")
-        return records
+    def _places(self, begin: int, end: int) -> list[Place]:
+        """Where the bytes ``begin .. end`` of the medium come from; what is not listed reads as zeros."""
+        unit, places = self._unit, []
+        first, last = begin // unit, (end - 1) // unit
+        for number in range(first // WINDOW_CLUSTERS, last // WINDOW_CLUSTERS + 1):
+            window = self._map.cached(number) or self._map.window(number)
+            for row in window.touching(first, last):
+                start = window.start[row] * unit
+                low = start if start > begin else begin
+                high = window.end[row] * unit
+                if high > end:
+                    high = end
+                key = (window.file[row], window.data[row])
+                places.append((low, high, key, window.offset[row] + low - start))
+        return places
+
+    def _fill(self, begin: int, view: memoryview, places: list[Place]) -> None:
+        filled = 0
+        for low, high, key, at in places:
+            low, high = low - begin, high - begin
+            if low > filled:
+                view[filled:low] = bytes(low - filled)
+            content = self._chunks.get(key)
+            if at < 0 or at + high - low > len(content):
+                raise DamagedError(f"{self._path}: a map record reaches beyond data {key[1]}", data=key[1])
+            view[low:high] = memoryview(content)[at : at + high - low]
+            filled = high
+        if filled < len(view):
+            view[filled:] = bytes(len(view) - filled)
+
+    def _run_ahead(self, offset: int, length: int, places: list[Place]) -> None:
+        """Have the chunks of a long read decoded side by side, and of a sequence of reads before they are asked for."""
+        follows, self._next_bytes = offset == self._next_bytes, offset + length
+        if not follows:
+            self._ahead_bytes = 0
+            if len({place[2] for place in places}) > 1:
+                self._chunks.begin((place[2] for place in places[1:]), self._workers())
+            return
+        begin = max(self._ahead_bytes, offset)
+        if begin - offset > _AHEAD_BYTES // 2:
+            return
+        self._ahead_bytes = min(offset + length + _AHEAD_BYTES, self.size_bytes)
+        if begin < self._ahead_bytes:
+            keys = dict.fromkeys(place[2] for place in self._places(begin, self._ahead_bytes))
+            self._chunks.begin(keys, self._workers())
+
+    def _workers(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        return self._pool
 
     def close(self) -> None:
-        self._connections.close()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+        for connections in self._connections:
+            connections.close()
+        self._lineage.close()
 
 
-def _clear(view: memoryview) -> None:
-    if len(view):
-        view[:] = bytes(len(view))
+def _data(at: int, low: int, high: int) -> Iterator[DeviceExtent]:
+    """A stretch of data, and the zeros before it from ``at`` on."""
+    if low > at:
+        yield DeviceExtent(at, low - at, is_data=False)
+    yield DeviceExtent(low, high - low, is_data=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlimage.errors import FormatError, InconsistentVolume, NotFoundError, UsageError
 from sqlimage.extent import Runs
 from sqlimage.filesystem.contract import Content, FileSystem
 from sqlimage.filesystem.probe import open_file_system
+from sqlimage.image.chunks import CACHE_BYTES
 from sqlimage.image.driver import ImageDriver
 from sqlimage.media.window import Window
 from sqlimage.streams import audit, bitmap, control, files, properties
@@ -28,17 +29,21 @@ class Image:
     a device.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, search: Sequence[str] = ()) -> None:
         self.database = database
+        self.search = tuple(search)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> Image:
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False, search: Sequence[str] = ()) -> Image:
         """Open an image file; read-only unless told otherwise, and then not a byte of it changes.
+
+        Parents of its versions are looked for beside it, in the directories ``search`` and in those of
+        ``SQLIMAGE_PATH``.
 
         Raises :class:`~sqlimage.errors.NotFoundError`, :class:`~sqlimage.errors.FormatError`,
         :class:`~sqlimage.errors.RefusedError`, :class:`~sqlimage.errors.DeviceError`.
         """
-        return cls(Database.open(path, writable=writable))
+        return cls(Database.open(path, writable=writable), search)
 
     @property
     def path(self) -> str:
@@ -97,9 +102,9 @@ class Version:
         numbers = ", ".join(str(volume.number) for volume in known)
         raise NotFoundError(f"{self.image.path}: no volume {number}", hint=f"there are {numbers}")
 
-    def driver(self) -> ImageDriver:
-        """This version as a block device; close it when done."""
-        return ImageDriver(self.image.database, self.control)
+    def driver(self, *, cache_bytes: int = CACHE_BYTES) -> ImageDriver:
+        """This version as a block device; close it when done. ``cache_bytes`` bounds the decoded chunks it keeps."""
+        return ImageDriver(self.image.database, self.control, search=self.image.search, cache_bytes=cache_bytes)
 
     def allocated(self) -> Runs:
         """The bitmap stream: allocated runs, in clusters of the medium."""

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from sqlimage.device import WritableDevice
-from sqlimage.errors import DamagedError, FormatError, NotFoundError, RefusedError
+from sqlimage.errors import DamagedError, NotFoundError, RefusedError
 from sqlimage.extent import Runs
-from sqlimage.image.chunks import Connections, content_of
+from sqlimage.image import effective
+from sqlimage.image.chunks import Connections, fetch
 from sqlimage.image.image import Version
+from sqlimage.image.lineage import resolve
 from sqlimage.media.file import WritableFileDevice
 from sqlimage.media.partition import partition_window
 from sqlimage.nameless import NamelessFile
-from sqlimage.streams import cluster_map, data
 from sqlimage.streams.cluster_map import MapTable
 from sqlimage.units import MIB, Progress, format_size
 
@@ -119,8 +120,6 @@ class _Restore:
         wipe: bool,
         start_writeback: Callable[[], None] | None = None,
     ) -> None:
-        if version.control.parent_uuid is not None:
-            version.driver().close()  # says what is missing
         self._version = version
         self._path = path
         self._target = target
@@ -128,12 +127,12 @@ class _Restore:
         self._wipe = wipe
         self._start_writeback = start_writeback
         self._unit = version.control.bytes_per_cluster
-        self._connections = Connections(version.image.database)
+        self._lineage = resolve(version.image.database, version.control, version.image.search)
+        self._connections = [Connections(file) for file in self._lineage.files]
         self._written = self._chunks = 0
 
     def run(self, threads: int | None, progress: Progress | None) -> RestoreReport:
         control = self._version.control
-        database = self._version.image.database
         zeroed = 0
         pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="restore")
         window: deque[Future[tuple[int, int]]] = deque()
@@ -153,10 +152,7 @@ class _Restore:
 
         try:
             mapped = Runs.empty()
-            last = -1
-            for table in cluster_map.pages(database, control.version):
-                self._check(table, last)
-                last = int(table.end[-1])
+            for table in effective.pages(self._lineage, self._connections):
                 backed = table.data > 0
                 mapped = mapped.union(Runs.from_arrays(table.start[backed], (table.end - table.start + 1)[backed]))
                 for batch in _batches(table, backed, self._unit):
@@ -169,7 +165,9 @@ class _Restore:
                 zeroed = self._zero(mapped)
         finally:
             pool.shutdown(cancel_futures=True)
-            self._connections.close()
+            for connections in self._connections:
+                connections.close()
+            self._lineage.close()
         return RestoreReport(
             self._version.image.path,
             control.version,
@@ -181,16 +179,9 @@ class _Restore:
             self._chunks,
         )
 
-    def _check(self, table: MapTable, last: int) -> None:
-        """Records are in order, disjoint, within the medium."""
-        if int(table.start[0]) <= last or (table.start[1:] <= table.end[:-1]).any() or (table.end < table.start).any():
-            raise FormatError(f"{self._version.image.path}: cluster map records overlap")
-        if int(table.end[-1]) >= self._version.control.total_clusters:
-            raise FormatError(f"{self._version.image.path}: the cluster map reaches beyond the medium")
-
     def _write(self, batch: MapTable) -> tuple[int, int]:
         """Decode the chunks of a batch and write each to its places; bytes written and chunks verified."""
-        database, size, unit = self._connections.mine(), self._version.control.medium_bytes, self._unit
+        size, unit = self._version.control.medium_bytes, self._unit
         written = chunks = 0
         number, content = 0, memoryview(b"")
         rows = zip(
@@ -198,7 +189,7 @@ class _Restore:
         )
         for start, end, wanted, offset in rows:
             if wanted != number:
-                number, content = wanted, memoryview(content_of(data.read(database, wanted)))
+                number, content = wanted, memoryview(fetch(self._connections, effective.key_of(wanted)))
                 chunks += 1
             length = (end - start + 1) * unit
             if offset + length > len(content):

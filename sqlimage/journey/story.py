@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlimage.errors import UsageError
+from sqlimage.image.describe import extent_rows, file_rows, volume_row
 from sqlimage.image.medium import Medium
 from sqlimage.journey.plan import Plan
 from sqlimage.journey.presets import Preset
-from sqlimage.journey.write import VERSION, Totals, Writer, write_extents, write_files, write_volume
+from sqlimage.journey.write import VERSION, Totals, Writer
 from sqlimage.media.geometry import Geometry
-from sqlimage.streams import audit, bitmap, properties, schema
-from sqlimage.streams.control import Control, insert_control, new_uuid
+from sqlimage.streams import audit, bitmap, files, properties, schema
+from sqlimage.streams.control import Control, insert_control, insert_volume, new_uuid
 from sqlimage.streams.database import Database
 from sqlimage.streams.properties import Value
 from sqlimage.tool import TOOL
@@ -76,7 +77,7 @@ class Story:
     def write_places(self) -> None:
         """Where every file lies, and what is allocated: known before a byte is read."""
         for volume in self._medium.volumes:
-            write_extents(self._database, self._medium, volume)
+            self._database.run_many(files.INSERT_EXTENT, extent_rows(self._medium, volume, VERSION))
         bitmap.insert(self._database, VERSION, self._plan.allocated)
 
     def write(
@@ -93,8 +94,9 @@ class Story:
             database.run("INSERT INTO format (name, value) VALUES (?, ?)", [name, value])
         insert_control(database, self._control(preset, label, source, geometry, totals))
         for volume in medium.volumes:
-            write_volume(database, medium, volume, self._hidden_sectors)
-            names = write_files(database, volume, self._writer.digests)
+            insert_volume(database, volume_row(medium, volume, VERSION, self._hidden_sectors))
+            database.run_many(files.INSERT_FILE, file_rows(volume, VERSION, self._writer.digests))
+            names = len(volume.scan.entries) if volume.scan else 0
             facts = volume.facts
             self._volumes.append(
                 VolumeReport(

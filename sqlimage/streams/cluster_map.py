@@ -9,7 +9,7 @@ import numpy as np
 
 from sqlimage.errors import FormatError
 from sqlimage.extent import Int64s
-from sqlimage.streams.database import Database, typed
+from sqlimage.streams.database import Database, Row, typed
 
 INSERT = (
     "INSERT INTO cluster_map (version, start_cluster, end_cluster, data, data_offset, flags) VALUES (?, ?, ?, ?, ?, 0)"
@@ -25,6 +25,10 @@ _PAGE = f"{_COLUMNS} WHERE version = ? AND start_cluster >= ? ORDER BY start_clu
 _OVERLAP = (
     "SELECT start_cluster FROM (SELECT start_cluster, lag(end_cluster) OVER (ORDER BY start_cluster) AS reach "
     "FROM cluster_map WHERE version = ?) WHERE start_cluster <= reach LIMIT 1"
+)
+_NEXT = "SELECT start_cluster FROM cluster_map WHERE version = ? AND start_cluster >= ? ORDER BY start_cluster LIMIT 1"
+_BEFORE = (
+    "SELECT end_cluster FROM cluster_map WHERE version = ? AND start_cluster < ? ORDER BY start_cluster DESC LIMIT 1"
 )
 _TYPES = (int, int, int | None, int)
 
@@ -63,6 +67,15 @@ def in_range(database: Database, version: int, start_cluster: int, end_cluster: 
     return [record for record in found if record.end_cluster >= start_cluster]
 
 
+def next_mapped(database: Database, version: int, cluster: int) -> int | None:
+    """The first cluster from ``cluster`` on that one of the version's own records covers; None where none does."""
+    before = database.row(_BEFORE, [version, cluster])
+    if before is not None and typed(database.path, "cluster_map", (int,), before)[0] >= cluster:
+        return cluster
+    found = database.row(_NEXT, [version, cluster])
+    return None if found is None else int(typed(database.path, "cluster_map", (int,), found)[0])
+
+
 def check_disjoint(database: Database, version: int) -> None:
     """Raise :class:`~sqlimage.errors.FormatError` where two records of a version overlap."""
     row = database.row(_OVERLAP, [version])
@@ -77,12 +90,25 @@ def pages(database: Database, version: int, rows: int = 250_000) -> Iterator[Map
         found = database.rows(_PAGE, [version, after, rows])
         if not found:
             return
-        try:
-            table = np.array([(s, e, 0 if d is None else d, o) for s, e, d, o in found], dtype=np.int64)
-        except (TypeError, ValueError, OverflowError):
-            raise FormatError(f"{database.path}: the cluster map holds what is no number") from None
-        mapped = np.array([row[2] is not None for row in found])
-        if (table[:, 3] < 0).any() or (table[mapped, 2] < 1).any():
-            raise FormatError(f"{database.path}: a cluster map record is out of range")
-        yield MapTable(table[:, 0], table[:, 1], table[:, 2], table[:, 3])
-        after = int(table[-1, 0]) + 1
+        table = _as_table(database, found)
+        yield table
+        after = int(table.start[-1]) + 1
+
+
+def table_in_range(database: Database, version: int, start_cluster: int, end_cluster: int) -> MapTable:
+    """The version's own records that touch ``start_cluster .. end_cluster``, by place."""
+    found = database.rows(_RANGE, [version, start_cluster, end_cluster])
+    table = _as_table(database, found)
+    keep = table.end >= start_cluster
+    return MapTable(table.start[keep], table.end[keep], table.data[keep], table.data_offset[keep])
+
+
+def _as_table(database: Database, found: list[Row]) -> MapTable:
+    try:
+        table = np.array([(s, e, 0 if d is None else d, o) for s, e, d, o in found], dtype=np.int64).reshape(-1, 4)
+    except (TypeError, ValueError, OverflowError):
+        raise FormatError(f"{database.path}: the cluster map holds what is no number") from None
+    mapped = np.array([row[2] is not None for row in found], dtype=bool)
+    if (table[:, 3] < 0).any() or (table[mapped, 2] < 1).any() or (table[:, 2] >= 1 << 55).any():
+        raise FormatError(f"{database.path}: a cluster map record is out of range")
+    return MapTable(table[:, 0], table[:, 1], table[:, 2], table[:, 3])

@@ -120,8 +120,15 @@ def volumes(database: Database, control: Control) -> list[Volume]:
     return found
 
 
+def by_uuid(database: Database, uuid: str) -> Control | None:
+    """The version with that UUID, if this file holds it; checked."""
+    row = database.row(f"{_SELECT_CONTROL} WHERE uuid = ?", [uuid])
+    return None if row is None else _checked(database, row)
+
+
 def find_version(database: Database, wanted: str | None) -> Control:
-    """The version that a number, a label, a UUID or the beginning of one, or ``latest`` means.
+    """The version that a number, a label, a UUID or the beginning of one, or ``latest`` (the newest that is sealed)
+    means.
 
     Raises :class:`~sqlimage.errors.NotFoundError`, naming what there is.
     """
@@ -129,7 +136,7 @@ def find_version(database: Database, wanted: str | None) -> Control:
     if not known:
         raise FormatError(f"{database.path}: holds no version")
     if wanted in (None, "", "latest"):
-        return known[-1]
+        return next((version for version in reversed(known) if version.state == "sealed"), known[-1])
     assert wanted is not None
     chosen = [v for v in known if wanted in (str(v.version), v.label, v.uuid)]
     if not chosen and len(wanted) >= 4:

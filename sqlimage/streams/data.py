@@ -14,6 +14,7 @@ INSERT = (
 FIND = "SELECT id FROM data WHERE digest = ?"
 _TYPES = (int, bytes, int, int, bytes | None)
 _SELECT = "SELECT digest, length, flags, bytes FROM data WHERE id = ?"
+_SELECT_DIGEST = "SELECT id, digest, length, flags, bytes FROM data WHERE digest = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,12 @@ def read(database: Database, data: int) -> StoredChunk:
     if row is None:
         raise DamagedError(f"{database.path}: the map refers to data {data}, which is missing", data=data)
     return StoredChunk(data, *typed(database.path, "data", _TYPES[1:], row))
+
+
+def find(database: Database, digest: bytes) -> StoredChunk | None:
+    """The row with that content, if this file has one."""
+    row = database.row(_SELECT_DIGEST, [digest])
+    return None if row is None else StoredChunk(*typed(database.path, "data", (int, *_TYPES[1:3], int, _TYPES[4]), row))
 
 
 def totals(database: Database) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlimage.codec.chunk import decode
 from sqlimage.journey.encode import Encoder
 from sqlimage.journey.jobs import NOBODY, Pack, Piece, Window
-from sqlimage.journey.write import storable
+from sqlimage.image.describe import storable
 from sqlimage.media.memory import MemoryDevice
 
 UNIT = 512

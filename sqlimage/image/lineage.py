@@ -1,0 +1,134 @@
+"""A version and its ancestors, newest first, wherever their files lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sqlimage.errors import FormatError, NotFoundError, RefusedError, SqlimageError
+from sqlimage.streams import control
+from sqlimage.streams.control import Control
+from sqlimage.streams.database import Database
+
+SEARCH_VARIABLE = "SQLIMAGE_PATH"
+"""Directories, separated by colons, in which parents are looked for."""
+DEEPEST = 1000
+_MOST_FILES = 100
+_MOST_CANDIDATES = 10_000
+_SUFFIX = ".sqlimage"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One version of a lineage and the file that holds it."""
+
+    file: int
+    """Index into :attr:`Lineage.files`."""
+    control: Control
+
+
+class Lineage:
+    """``links[0]`` is the version itself; the last one has no parent. ``files[0]`` is the file of the version, which
+    belongs to the caller; the others were opened here and are closed by :meth:`close`."""
+
+    def __init__(self, files: list[Database], links: list[Link]) -> None:
+        self.files = files
+        self.links = links
+
+    def close(self) -> None:
+        for database in self.files[1:]:
+            database.close()
+
+
+def resolve(database: Database, version: Control, search: Sequence[str] = ()) -> Lineage:
+    """Follow the parents of a version: in its own file, beside it, in ``search``, in the directories of
+    ``SQLIMAGE_PATH``; always by UUID, never by a path that a file suggests.
+
+    Raises :class:`~sqlimage.errors.NotFoundError` where a parent is nowhere, naming its UUID and the places, and
+    :class:`~sqlimage.errors.FormatError` where the lineage is a circle, too deep, or of unequal clusters.
+    """
+    files, links = [database], [Link(0, version)]
+    try:
+        while links[-1].control.parent_uuid is not None:
+            links.append(_parent(files, links[-1], search))
+            _check(database.path, links)
+    except BaseException:
+        Lineage(files, links).close()
+        raise
+    return Lineage(files, links)
+
+
+def _parent(files: list[Database], child: Link, search: Sequence[str]) -> Link:
+    wanted = child.control.parent_uuid
+    assert wanted is not None
+    for number in (child.file, *range(len(files))):
+        found = control.by_uuid(files[number], wanted)
+        if found is not None:
+            return Link(number, found)
+    path = files[child.file].path
+    for candidate in candidates(path, child.control.parent_name, search):
+        with suppress(SqlimageError):
+            database = Database.open(candidate)
+            found = control.by_uuid(database, wanted)
+            if found is not None:
+                if len(files) >= _MOST_FILES:
+                    database.close()
+                    raise FormatError(f"{path}: its lineage leads over more than {_MOST_FILES} files")
+                files.append(database)
+                return Link(len(files) - 1, found)
+            database.close()
+    hint = f" (it was called {child.control.parent_name!r})" if child.control.parent_name else ""
+    raise NotFoundError(
+        f"{path}: version {child.control.version} needs its parent {wanted}{hint}, which is not in "
+        + ", ".join(places(path, search)),
+        hint=f"put the parent's file beside it, or name its directory in {SEARCH_VARIABLE}",
+    )
+
+
+def places(path: str, search: Sequence[str]) -> list[str]:
+    """The directories in which a parent of the image ``path`` is looked for."""
+    named = [place for place in os.environ.get(SEARCH_VARIABLE, "").split(":") if place]
+    every = [os.path.dirname(os.path.abspath(path)), *search, *named]
+    return list(dict.fromkeys(every))
+
+
+def candidates(path: str, hint: str | None, search: Sequence[str]) -> Iterator[str]:
+    """Files that may hold a parent: first those with the name that the child remembers, then every image."""
+    known = places(path, search)
+    base = os.path.basename(hint) if hint else ""
+    seen = {os.path.abspath(path)}
+    if base and base not in (".", "..") and "\0" not in base:
+        for place in known:
+            named = os.path.join(place, base)
+            if named not in seen and os.path.isfile(named):
+                seen.add(named)
+                yield named
+    for place in known:
+        try:
+            names = sorted(os.listdir(place))[:_MOST_CANDIDATES]
+        except OSError:
+            continue
+        for name in names:
+            found = os.path.join(place, name)
+            if name.endswith(_SUFFIX) and found not in seen and os.path.isfile(found):
+                seen.add(found)
+                yield found
+
+
+def _check(path: str, links: list[Link]) -> None:
+    newest, oldest = links[0].control, links[-1].control
+    if any(link.control.uuid == oldest.uuid for link in links[:-1]):
+        raise FormatError(f"{path}: version {oldest.uuid} is its own ancestor")
+    if len(links) > DEEPEST:
+        raise FormatError(f"{path}: its lineage is deeper than {DEEPEST} versions")
+    if oldest.bytes_per_cluster != newest.bytes_per_cluster:
+        raise FormatError(
+            f"{path}: clusters of {newest.bytes_per_cluster} bytes, but its ancestor {oldest.uuid} has "
+            f"{oldest.bytes_per_cluster}"
+        )
+    if oldest.state != "sealed":
+        raise RefusedError(
+            f"{path}: the parent {oldest.uuid} is an edit that is not finished", hint="commit that edit first"
+        )
