@@ -57,10 +57,29 @@ FROM cluster_map
 JOIN control ON control.version = cluster_map.version
 LEFT JOIN data ON data.id = cluster_map.data;
 
+-- Where the files of a version lie: of each record's stream, the extents that the nearest version has which says
+-- anything about it (in `file` or in `extent`).
+CREATE VIEW effective_extent (version, volume, record, stream, file_offset, start_cluster, clusters) AS
+SELECT near.version, near.volume, near.record, near.stream, extent.file_offset, extent.start_cluster, extent.clusters
+FROM (
+  SELECT version, volume, record, stream, ancestor, min(depth) FROM (
+    SELECT lineage.version AS version, extent.volume AS volume, extent.record AS record, extent.stream AS stream,
+           lineage.ancestor AS ancestor, lineage.depth AS depth
+    FROM lineage JOIN extent ON extent.version = lineage.ancestor
+    UNION ALL
+    SELECT lineage.version, file.volume, file.record, file.stream, lineage.ancestor, lineage.depth
+    FROM lineage JOIN file ON file.version = lineage.ancestor
+    WHERE file.record IS NOT NULL
+  )
+  GROUP BY version, volume, record, stream
+) AS near
+JOIN extent ON extent.version = near.ancestor AND extent.volume = near.volume
+           AND extent.record = near.record AND extent.stream = near.stream;
+
 -- Every extent with the path of the file it belongs to (a file with several names appears once for each).
 CREATE VIEW owner (version, volume, path, start_cluster, end_cluster) AS
-SELECT extent.version, extent.volume, file.path, extent.start_cluster,
-       extent.start_cluster + extent.clusters - 1
-FROM extent
-JOIN file ON file.version = extent.version AND file.volume = extent.volume
-         AND file.record = extent.record AND file.stream = extent.stream;
+SELECT place.version, place.volume, file.path, place.start_cluster,
+       place.start_cluster + place.clusters - 1
+FROM effective_extent AS place
+JOIN effective_file AS file ON file.version = place.version AND file.volume = place.volume
+                           AND file.record = place.record AND file.stream = place.stream;

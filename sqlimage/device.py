@@ -77,3 +77,13 @@ def check_range(offset_bytes: int, length_bytes: int, size_bytes: int, what: str
         raise DeviceError(
             f"{what}: bytes {offset_bytes} to {offset_bytes + length_bytes} were asked for, the device has {size_bytes}"
         )
+
+
+@runtime_checkable
+class Readiness(Protocol):
+    """A device whose reads differ in cost, and that can tell which are cheap."""
+
+    def is_ready(self, offset_bytes: int, length_bytes: int) -> bool:
+        """Whether a read of this range will find everything decoded. A hint: it MUST answer at once and never raise
+        for a range within the device, but what was ready may be gone by the time of the read."""
+        ...

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that the tests and benchmarks use: makers of file systems, their drivers and checkers,
 # and the peers that are measured beside sqlimage. Says what is missing where it cannot install.
+# A Linux kernel that guests boot is downloaded and unpacked, not installed, to $SQLIMAGE_TEST_KERNEL.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 # package:a program of it that must be there afterwards
@@ -8,18 +9,45 @@ WANTED='ntfs-3g:mkntfs dosfstools:mkfs.fat mtools:mcopy e2fsprogs:mke2fs fdisk:s
 sleuthkit:fls sqlite3:sqlite3 zstd:zstd util-linux:losetup fuse3:fusermount3 python3-venv:python3
 qemu-utils:qemu-img wimtools:wimlib-imagex partclone:partclone.ntfs openssl:openssl
 fio:fio libnbd-bin:nbdcopy nbd-client:nbd-client fuse2fs:fuse2fs exfat-fuse:mount.exfat-fuse exfatprogs:mkfs.exfat
-qemu-system-x86:qemu-system-x86_64 syslinux:syslinux busybox-static:busybox cpio:cpio'
+qemu-system-x86:qemu-system-x86_64 syslinux:syslinux busybox-static:busybox cpio:cpio binutils:as'
 missing=
 for pair in $WANTED; do
     command -v "${pair#*:}" >/dev/null || missing="$missing ${pair%%:*}"
 done
-[ -n "$missing" ] || exit 0
-if [ "$(id -u)" -ne 0 ]; then
-    echo "missing Debian packages:$missing" >&2
-    echo "install them as root: apt-get update && apt-get install --no-install-recommends$missing" >&2
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "missing Debian packages:$missing" >&2
+        echo "install them as root: apt-get update && apt-get install --no-install-recommends$missing" >&2
+        exit 4
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086  # a list of words
+    apt-get install -y -qq --no-install-recommends $missing >/dev/null
+fi
+
+KERNEL=${SQLIMAGE_TEST_KERNEL:-/var/cache/sqlimage-tests/kernel}
+[ ! -d "$KERNEL/boot" ] || exit 0
+if ! mkdir -p "$KERNEL" 2>/dev/null || ! [ -w "$KERNEL" ]; then
+    echo "$KERNEL cannot be written: run this once as root, or name another directory in SQLIMAGE_TEST_KERNEL" >&2
     exit 4
 fi
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-# shellcheck disable=SC2086  # a list of words
-apt-get install -y -qq --no-install-recommends $missing >/dev/null
+KERNEL=$(cd "$KERNEL" && pwd)
+work=$(mktemp -d "$KERNEL/unpacking.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+meta=linux-image-cloud-amd64
+real_name() { apt-cache depends --important "$meta" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1; }
+# the lists of a fresh machine are empty, those of an old one name a kernel that is no longer offered
+package=$(real_name)
+if [ -z "$package" ] || ! apt-get download -qq "$package" 2>/dev/null; then
+    [ "$(id -u)" -ne 0 ] || apt-get update -qq
+    package=$(real_name)
+    [ -n "$package" ] || { echo "apt-cache knows no package $meta: run apt-get update as root" >&2; exit 4; }
+    apt-get download -qq "$package"
+fi
+dpkg -x ./*.deb unpacked
+chmod -R a+rX unpacked
+# boot/ comes last: where it is, all is there
+rm -rf "${KERNEL:?}/lib"
+mv unpacked/lib unpacked/boot "$KERNEL/"

@@ -102,17 +102,19 @@ def extent_rows(medium: Medium, volume: SourceVolume, version: int) -> Iterator[
     contents, unit, number = volume.scan.contents, medium.bytes_per_cluster, volume.number
     backed = contents.run_offset != HOLE
     owner, place = contents.run_owner()[backed], contents.run_place()[backed]
+    start = contents.run_offset[backed] + volume.offset_bytes
+    first = start // unit
     columns = zip(
         contents.record[owner].tolist(),
         owner.tolist(),
         (place // unit).tolist(),
-        ((contents.run_offset[backed] + volume.offset_bytes) // unit).tolist(),
-        (contents.run_length[backed] // unit).tolist(),
+        first.tolist(),
+        (-(-(start + contents.run_length[backed]) // unit) - first).tolist(),
         strict=True,
     )
     stream = storable_streams(contents.stream)
-    for record, row, place_, start, count in columns:
-        yield (version, number, record, stream[row], place_, start, count)
+    for record, row, at, cluster, count in columns:
+        yield (version, number, record, stream[row], at, cluster, count)
 
 
 def storable(paths: list[str]) -> list[str]:

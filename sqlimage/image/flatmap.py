@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,12 +94,17 @@ class FlatMap:
                     self._held -= len(self._windows.popitem(last=False)[1].start) + 1
                 return made
 
-    def forget(self, numbers: set[int]) -> None:
-        """Drop windows whose records have changed on the disk."""
+    def forget_between(self, changed: Iterable[tuple[int, int]]) -> None:
+        """Drop the windows ``first .. last`` (inclusive) of each pair: their records have changed on the disk."""
         with self._lock:
             self._turn += 1
-            for number in numbers & self._windows.keys():
-                self._held -= len(self._windows.pop(number).start) + 1
+            for first, last in changed:
+                if last - first > len(self._windows):
+                    gone = [number for number in self._windows if first <= number <= last]
+                else:
+                    gone = [number for number in range(first, last + 1) if number in self._windows]
+                for number in gone:
+                    self._held -= len(self._windows.pop(number).start) + 1
 
     def mapped(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Stretches ``start, end`` (end not included) within clusters ``first .. last`` that hold data; long empty

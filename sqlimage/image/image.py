@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from sqlimage.errors import FormatError, InconsistentVolume, NotFoundError, UsageError
 from sqlimage.extent import Runs
 from sqlimage.filesystem.contract import Content, FileSystem
 from sqlimage.filesystem.probe import open_file_system
+from sqlimage.image.attach import attach_parents
 from sqlimage.image.chunks import CACHE_BYTES
 from sqlimage.image.driver import ImageDriver
 from sqlimage.media.window import Window
@@ -20,6 +22,9 @@ from sqlimage.streams.database import Database
 from sqlimage.streams.files import FileRow
 from sqlimage.streams.properties import Value
 from sqlimage.tool import TOOL
+
+if TYPE_CHECKING:
+    from sqlimage.image.edit import Edit
 
 
 class Image:
@@ -32,6 +37,7 @@ class Image:
     def __init__(self, database: Database, search: Sequence[str] = ()) -> None:
         self.database = database
         self.search = tuple(search)
+        self._attached: str | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, writable: bool = False, search: Sequence[str] = ()) -> Image:
@@ -64,9 +70,76 @@ class Image:
         """A version as a block device."""
         return self.version(version).driver()
 
+    def edit(
+        self,
+        version: str | None = None,
+        *,
+        into: str | os.PathLike[str] | None = None,
+        label: str | None = None,
+        user: str | None = None,
+        message: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> Edit:
+        """Begin an edit on top of a sealed version (the latest, unless told otherwise), in this file or, with ``into``,
+        in a new child file::
+
+            with image.edit(user="joe", message="new drivers") as edit:
+                edit.driver.write(0, b"...")
+
+        commits at the end of the block, and discards where it raised. ``user`` and ``message`` go to the audit trail.
+        Raises :class:`~sqlimage.errors.RefusedError` where another process is writing to the file.
+        """
+        from sqlimage.image.edit import begin
+
+        begun = begin(
+            self.path,
+            version,
+            into=into,
+            label=label,
+            user=user,
+            message=message,
+            search=self.search,
+            cache_bytes=cache_bytes,
+        )
+        begun.let_go = self._let_go
+        return begun
+
+    def resume(
+        self,
+        version: str | None = None,
+        *,
+        user: str | None = None,
+        message: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> Edit:
+        """Go on with an edit that was left open: the only one there is, unless told which.
+
+        Raises :class:`~sqlimage.errors.NotFoundError` where there is none.
+        """
+        from sqlimage.image.edit import resume
+
+        resumed = resume(self.path, version, user=user, message=message, search=self.search, cache_bytes=cache_bytes)
+        resumed.let_go = self._let_go
+        return resumed
+
+    @contextmanager
+    def _let_go(self) -> Iterator[None]:
+        with self.database.let_go():
+            yield
+        self._attached = None
+
     def audit(self) -> list[AuditRow]:
         """The audit trail, oldest row first."""
         return audit.read_all(self.database)
+
+    def attach_parents(self, version: Control) -> None:
+        """Have the effective views show a version's whole lineage, where it leads into other files.
+
+        Raises :class:`~sqlimage.errors.NotFoundError` where a parent is nowhere to be found.
+        """
+        if version.parent_uuid is not None and self._attached != version.uuid:
+            attach_parents(self.database, version, self.search)
+            self._attached = version.uuid
 
     def close(self) -> None:
         self.database.close()
@@ -108,10 +181,12 @@ class Version:
 
     def allocated(self) -> Runs:
         """The bitmap stream: allocated runs, in clusters of the medium."""
+        self.image.attach_parents(self.control)
         return bitmap.read(self.image.database, self.number, self.control.total_clusters)
 
     def properties(self) -> dict[str, Value]:
         """The properties that hold for this version, by name."""
+        self.image.attach_parents(self.control)
         return properties.read_all(self.image.database, self.number)
 
     def set_property(self, name: str, value: Value) -> None:
@@ -147,6 +222,7 @@ class Version:
         Raises :class:`~sqlimage.errors.NotFoundError`.
         """
         volume, inside = self.split_path(path)
+        self.image.attach_parents(self.control)
         found = files.find(self.image.database, self.number, volume, inside)
         if found is None:
             found = self._in_other_case(volume, inside)
@@ -164,6 +240,7 @@ class Version:
     def below(self, path: str) -> Iterator[FileRow]:
         """Every file below a directory, by path."""
         volume, inside = self.split_path(path)
+        self.image.attach_parents(self.control)
         return files.below(self.image.database, self.number, volume, inside)
 
     def split_path(self, path: str) -> tuple[int, str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlimage.errors import DamagedError, FormatError, SqlimageError
 from sqlimage.filesystem.contract import read_all
 from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.image import Image, Version, open_row
+from sqlimage.image.lineage import resolve
 from sqlimage.streams import audit, control, data, files
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
@@ -61,9 +63,6 @@ _FILE_CHECKS = {
     "data of another length than stored_bytes says": """
         SELECT 'data ' || id FROM data WHERE bytes IS NOT NULL AND length(bytes) != stored_bytes""",
     "data with a number below 1": "SELECT 'data ' || id FROM data WHERE id < 1",
-    "a parent that is not here": """
-        SELECT parent_uuid FROM control WHERE parent_uuid IS NOT NULL
-        AND parent_uuid NOT IN (SELECT uuid FROM control)""",
     "rows of a version that is not there": """
         SELECT 'version ' || version FROM (
           SELECT version FROM volume UNION SELECT version FROM cluster_map UNION SELECT version FROM bitmap
@@ -107,7 +106,7 @@ def verify(image: Image, *, threads: int | None = None, progress: Progress | Non
     Damage is reported, not raised.
     """
     report = VerifyReport(image.path)
-    for check in (_database, _versions, _audit):
+    for check in (_database, partial(_versions, search=image.search), _audit):
         try:
             check(image.database, report)
         except FormatError as problem:
@@ -154,10 +153,14 @@ def _database(database: Database, report: VerifyReport) -> None:
         report.problems.append(Problem(f"database: {len(lines) - _MOST_DATABASE_LINES} more findings of this kind"))
 
 
-def _versions(database: Database, report: VerifyReport) -> None:
+def _versions(database: Database, report: VerifyReport, search: Sequence[str]) -> None:
     for version in control.versions(database):
         report.versions += 1
         control.volumes(database, version)
+        try:
+            resolve(database, version, search).close()
+        except SqlimageError as problem:
+            report.problems.append(Problem(problem.message))
         parameters = [version.version, version.total_clusters - 1, version.bytes_per_cluster]
         for what, sql in _CHECKS.items():
             used = parameters[: max(n for n in (1, 2, 3) if f"?{n}" in sql)]

@@ -14,12 +14,13 @@ from sqlimage.journey import presets
 from sqlimage.journey.encode import Encoded, Encoder
 from sqlimage.journey.plan import Plan, make_plan
 from sqlimage.journey.presets import Preset
-from sqlimage.journey.story import CaptureReport, Story, check_label
+from sqlimage.journey.story import CaptureReport, Story
 from sqlimage.journey.write import Writer
 from sqlimage.media.file import FileDevice
 from sqlimage.media.geometry import Geometry
 from sqlimage.media.partition import find_partition, partition_window
 from sqlimage.streams import properties
+from sqlimage.streams.control import check_label
 from sqlimage.streams.database import Database
 from sqlimage.streams.newfile import NewImage
 from sqlimage.streams.properties import Value

@@ -202,17 +202,6 @@ class Story:
         )
 
 
-def check_label(label: str | None) -> None:
-    """Raise :class:`~sqlimage.errors.UsageError` unless the label can be told from a version number or ``latest``."""
-    if label is None:
-        return
-    if not label or len(label) > 200 or not label.isprintable() or label.isdecimal() or label == "latest":
-        raise UsageError(
-            f"{label!r} is not a label",
-            hint="use up to 200 printable characters, not only digits and not `latest`",
-        )
-
-
 def _geometry(medium: Medium, tracks: int | None, sectors: int | None) -> Geometry:
     """The geometry the first volume's boot sector gives, or the usual one where it gives none that is possible."""
     try:

@@ -57,12 +57,14 @@ def append(
     clusters: int | None = None,
     length_bytes: int | None = None,
     detail: dict[str, object] | None = None,
+    user: str | None = None,
 ) -> None:
-    """Add a row at the end of the chain; call it inside the transaction that makes the change."""
+    """Add a row at the end of the chain; call it inside the transaction that makes the change. ``user`` is whoever runs
+    the process unless it is told."""
     last = database.row("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
     number, previous = (last[0] + 1, last[1]) if last else (1, FIRST_PREVIOUS)
     text = json.dumps(detail or {}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    row = (number, version, now(), _user(), _host(), tool, action, path, clusters, length_bytes, text)
+    row = (number, version, now(), user or _user(), _host(), tool, action, path, clusters, length_bytes, text)
     database.run(_INSERT, [*row, previous, row_hash(row, previous)])
 
 

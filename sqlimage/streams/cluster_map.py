@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sqlimage.errors import FormatError
-from sqlimage.extent import Int64s
+from sqlimage.extent import Int64s, Runs
 from sqlimage.streams.database import Database, Row, typed
 
 INSERT = (
     "INSERT INTO cluster_map (version, start_cluster, end_cluster, data, data_offset, flags) VALUES (?, ?, ?, ?, ?, 0)"
 )
+DELETE = "DELETE FROM cluster_map WHERE version = ? AND start_cluster = ?"
 REPOINT = "UPDATE cluster_map SET data = ? WHERE data = ?"
 _COLUMNS = "SELECT start_cluster, end_cluster, data, data_offset FROM cluster_map"
 _RANGE = (
@@ -101,6 +102,14 @@ def table_in_range(database: Database, version: int, start_cluster: int, end_clu
     table = _as_table(database, found)
     keep = table.end >= start_cluster
     return MapTable(table.start[keep], table.end[keep], table.data[keep], table.data_offset[keep])
+
+
+def own_clusters(database: Database, version: int) -> Runs:
+    """The clusters that a version's own records cover, zero records too."""
+    runs = Runs.empty()
+    for table in pages(database, version):
+        runs = runs.union(Runs.from_arrays(table.start, table.end - table.start + 1))
+    return runs
 
 
 def _as_table(database: Database, found: list[Row]) -> MapTable:

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from functools import cache
 from typing import get_type_hints
 
-from sqlimage.errors import FormatError, NotFoundError
+from sqlimage.errors import FormatError, NotFoundError, UsageError
 from sqlimage.streams.database import Database, Row, typed
 
 _CLUSTER_SIZES = frozenset(1 << n for n in range(9, 22))
@@ -93,12 +93,44 @@ def new_uuid() -> str:
     return str(uuid.uuid4())
 
 
+def check_label(label: str | None) -> None:
+    """Raise :class:`~sqlimage.errors.UsageError` unless the label can be told from a version number or ``latest``."""
+    if label is None:
+        return
+    if not label or len(label) > 200 or not label.isprintable() or label.isdecimal() or label == "latest":
+        raise UsageError(
+            f"{label!r} is not a label",
+            hint="use up to 200 printable characters, not only digits and not `latest`",
+        )
+
+
 def insert_control(database: Database, control: Control) -> None:
     database.run(INSERT_CONTROL, astuple(control))
 
 
 def insert_volume(database: Database, volume: Volume) -> None:
     database.run(INSERT_VOLUME, astuple(volume))
+
+
+def add_stored_bytes(database: Database, version: int, stored_bytes: int) -> None:
+    database.run("UPDATE control SET stored_bytes = stored_bytes + ? WHERE version = ?", [stored_bytes, version])
+
+
+def next_version(database: Database) -> int:
+    """A number no version of this file has, nor had as far as the audit trail remembers."""
+    row = database.row(
+        "SELECT max(coalesce((SELECT max(version) FROM control), 0), coalesce((SELECT max(version) FROM audit), 0)) + 1"
+    )
+    assert row is not None
+    return int(row[0])
+
+
+def seal(database: Database, version: int, partition_scheme: str | None, disk_id: str | None) -> None:
+    """Make an open version one that never changes again."""
+    database.run(
+        "UPDATE control SET state = 'sealed', partition_scheme = ?, disk_id = ? WHERE version = ?",
+        [partition_scheme, disk_id, version],
+    )
 
 
 def versions(database: Database) -> list[Control]:

@@ -12,6 +12,8 @@ INSERT = (
     "ON CONFLICT (digest) DO NOTHING"
 )
 FIND = "SELECT id FROM data WHERE digest = ?"
+FIND_WITH_BYTES = "SELECT id FROM data WHERE digest = ? AND bytes IS NOT NULL"
+DELETE_UNUSED = "DELETE FROM data WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM cluster_map WHERE data = ?1)"
 _TYPES = (int, bytes, int, int, bytes | None)
 _SELECT = "SELECT digest, length, flags, bytes FROM data WHERE id = ?"
 _SELECT_DIGEST = "SELECT id, digest, length, flags, bytes FROM data WHERE digest = ?"

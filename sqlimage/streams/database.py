@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ import apsw
 
 from sqlimage.errors import DeviceError, FormatError, NotFoundError, RefusedError, SqlimageError
 from sqlimage.streams import schema
+from sqlimage.streams.writer import WriterLock
 
 Row = tuple[Any, ...]
 
@@ -30,6 +30,8 @@ _LIMITS = {
 }
 _BUSY_MS = 5000
 _STEPS_BETWEEN_LOOKS = 200_000
+_LOG_PAGES = 16_384
+"""How long the log may grow (64 MiB) before a commit also brings it into the image."""
 _MOST_VERSIONS, _DEEPEST_LINEAGE = 10_000, 1000
 
 
@@ -40,6 +42,7 @@ class Database:
         self.path = path
         self.connection = connection
         self.writable = writable
+        self._closed = False
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> Database:
@@ -50,41 +53,69 @@ class Database:
         :class:`~sqlimage.errors.RefusedError`.
         """
         path = os.path.abspath(path)
-        _check_header(path)
-        if os.path.exists(path + "-wal"):
+        has_log = _check_header(path)
+        if not has_log and os.path.exists(path + "-wal"):
             raise RefusedError(
-                f"{path}-wal: an image at rest has no write-ahead log beside it",
-                hint="if it belongs to the image, checkpoint it with the sqlite3 shell; else move it away",
+                f"{path}-wal: does not belong to the image, which is at rest and has no write-ahead log",
+                hint="move it away",
             )
         if writable and not os.access(path, os.W_OK):
             raise DeviceError(
                 f"{path}: cannot be written", hint="check its permissions, or copy it from read-only media"
             )
         mode = "rw" if writable else "ro"
+        if has_log and not writable and not os.access(os.path.dirname(path), os.W_OK):
+            mode += _alone(path)
         with translated(path):
-            connection = apsw.Connection(
-                f"file:{quote(os.fsencode(path))}?mode={mode}",
-                flags=apsw.SQLITE_OPEN_URI | (apsw.SQLITE_OPEN_READWRITE if writable else apsw.SQLITE_OPEN_READONLY),
-            )
+            connection = _connect(path, mode)
             try:
-                _harden(connection)
-                if writable:
-                    connection.execute("PRAGMA synchronous = FULL")
-                    connection.execute("PRAGMA foreign_keys = OFF")
                 _check_identity(path, connection)
             except BaseException:
                 connection.close()
                 raise
         return cls(path, connection, writable=writable)
 
+    def use_log(self) -> None:
+        """Write through a write-ahead log from now on: commits are short, and readers go on reading meanwhile."""
+        with translated(self.path):
+            mode = self.connection.execute("PRAGMA main.journal_mode = WAL").fetchone()
+            if mode != ("wal",):
+                raise DeviceError(
+                    f"{self.path}: cannot be edited here (SQLite answered {mode!r})",
+                    hint="edit it on a local disk; network file systems have no shared memory",
+                )
+            self.connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+
+    def end_log(self) -> bool:
+        """Bring everything into the image file and remove the log; False where others are still reading, and the last
+        writer to come will do it."""
+        try:
+            with translated(self.path):
+                busy = self.connection.execute("PRAGMA main.wal_checkpoint(TRUNCATE)").fetchone()
+                self.connection.set_busy_timeout(0)
+                mode = self.connection.execute("PRAGMA main.journal_mode = DELETE").fetchone()
+                return busy is not None and busy[0] == 0 and mode == ("delete",)
+        except RefusedError:
+            return False
+        finally:
+            self.connection.set_busy_timeout(_BUSY_MS)
+
     def reader(self) -> Database:
         """Another read-only connection to the same file, for another thread. The file was checked already."""
         with translated(self.path):
-            connection = apsw.Connection(
-                f"file:{quote(os.fsencode(self.path))}?mode=ro", flags=apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READONLY
-            )
-            _harden(connection)
-        return Database(self.path, connection, writable=False)
+            return Database(self.path, _connect(self.path, "ro"), writable=False)
+
+    @contextmanager
+    def let_go(self) -> Iterator[None]:
+        """Without a connection while the block runs, and with a fresh one after it: a connection that has read through
+        a log keeps the log in place."""
+        self.connection.close()
+        try:
+            yield
+        finally:
+            if not self._closed:
+                with translated(self.path):
+                    self.connection = _connect(self.path, "rw" if self.writable else "ro")
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[Row]:
         """Rows of one statement, as they come."""
@@ -123,27 +154,50 @@ class Database:
             raise
 
     def close(self) -> None:
+        self._closed = True
         self.connection.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def recover(path: str) -> bool:
-    """Take back what an interrupted change left beside the image; True where there was something.
+    """Bring an image to rest after an interruption; True where there was something to do.
 
-    SQLite's own rollback restores the bytes that stood before the change began.
+    A change that was interrupted is taken back by SQLite's own rollback; a write-ahead log, which holds what was
+    flushed, is brought into the image.
     """
     path = os.path.abspath(path)
-    if not os.path.exists(path + "-journal"):
+    if os.path.exists(path + "-journal"):
+        database = Database.open(path, writable=True)
+        try:
+            database.run("BEGIN EXCLUSIVE")
+            try:
+                # Still there, it is not hot: nothing was written to the image before the interruption. While the lock
+                # is held it can be nobody else's.
+                os.unlink(path + "-journal")
+            except FileNotFoundError:
+                pass
+            except OSError as problem:
+                raise DeviceError(f"{path}-journal: cannot be removed ({problem.strerror})") from None
+            database.run("COMMIT")
+        finally:
+            database.close()
+        return True
+    if not _check_header(path):
         return False
-    database = Database.open(path, writable=True)
+    lock = WriterLock(path, "recovering it")
     try:
-        database.run("BEGIN EXCLUSIVE")
-        with contextlib.suppress(FileNotFoundError):
-            # Still there, it is not hot: nothing was written to the image before the interruption. While the lock is
-            # held it can be nobody else's.
-            os.unlink(path + "-journal")
-        database.run("COMMIT")
+        database = Database.open(path, writable=True)
+        try:
+            database.end_log()
+        finally:
+            database.close()
     finally:
-        database.close()
+        lock.close()
     return True
 
 
@@ -196,28 +250,70 @@ def _pending(path: str) -> RefusedError:
     )
 
 
-def _check_header(path: str) -> None:
-    """Read the first 100 bytes, so that what is no image is told plainly and never handed to SQLite."""
+def _alone(path: str) -> str:
+    """How an image that says it has a log is read where nothing can be written beside it."""
+    if os.path.exists(path + "-wal") and os.path.getsize(path + "-wal"):
+        raise RefusedError(
+            f"{path}: an edit was interrupted, and its log cannot be read from a directory that cannot be written",
+            hint="copy the image and its -wal to another place and run `sqlimage verify --recover` on it",
+        )
+    return "&immutable=1"
+
+
+def _head(path: str) -> bytes:
+    """The first 100 bytes, through SQLite's own file layer: another descriptor, when closed, would let go of the locks
+    that other connections of this process have on the same file."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        path.encode()
+    except UnicodeEncodeError:  # a name that layer does not take; where it is not in use yet there are no locks to lose
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            mode = os.fstat(fd).st_mode
-            if not stat.S_ISREG(mode):
-                what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-                raise FormatError(f"{path}: is {what}, not an image")
-            head = os.pread(fd, 100, 0)
+            return os.pread(fd, 100, 0)
         finally:
             os.close(fd)
+    file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+    try:
+        return file.xRead(100, 0)
+    finally:
+        file.xClose()
+
+
+def _check_header(path: str) -> bool:
+    """Look at the beginning of a file, so that what is no image is told plainly; whether it has a write-ahead log."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+            raise FormatError(f"{path}: is {what}, not an image")
+        if not os.access(path, os.R_OK):
+            raise DeviceError(f"{path}: cannot be read", hint="check its permissions")
+        head = _head(path) if os.path.getsize(path) >= 100 else b""
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such image") from None
-    except OSError as problem:
+    except (OSError, apsw.Error) as problem:
         if isinstance(problem, SqlimageError):
             raise
-        raise DeviceError(f"{path}: cannot be read ({problem.strerror})") from None
+        raise DeviceError(f"{path}: cannot be read ({getattr(problem, 'strerror', problem)})") from None
     if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
         raise FormatError(f"{path}: not an sqlimage file (no SQLite header)", hint="make one with `sqlimage capture`")
     if int.from_bytes(head[68:72], "big") != schema.APPLICATION_ID:
         raise FormatError(f"{path}: a SQLite database, but not an sqlimage file (application id)")
+    return head[18:20] == b"\2\2"
+
+
+def _connect(path: str, mode: str) -> apsw.Connection:
+    """A hardened connection; ``mode`` is ``rw`` or ``ro``, and what else the URI says."""
+    flags = apsw.SQLITE_OPEN_READONLY if mode.startswith("ro") else apsw.SQLITE_OPEN_READWRITE
+    connection = apsw.Connection(f"file:{quote(os.fsencode(path))}?mode={mode}", flags=apsw.SQLITE_OPEN_URI | flags)
+    try:
+        _harden(connection)
+        if flags == apsw.SQLITE_OPEN_READWRITE:
+            # EXTRA: the directory is synced too when the journal is gone, or a power cut could bring it back.
+            connection.execute("PRAGMA synchronous = EXTRA")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _harden(connection: apsw.Connection) -> None:

@@ -11,9 +11,18 @@ INSERT_FILE = (
     "INSERT INTO file (version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, deleted) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"
 )
+INSERT_DELETED = "INSERT INTO file (version, volume, path, record, stream, deleted) VALUES (?, ?, ?, ?, ?, 1)"
 INSERT_EXTENT = (
-    "INSERT INTO extent (version, volume, record, stream, file_offset, start_cluster, clusters) "
+    "INSERT OR IGNORE INTO extent (version, volume, record, stream, file_offset, start_cluster, clusters) "
     "VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+SELECT_EFFECTIVE = (
+    "SELECT version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest FROM effective_file "
+    "WHERE version = ? AND volume = ?"
+)
+SELECT_EXTENTS = (
+    "SELECT record, stream, file_offset, start_cluster, clusters FROM effective_extent "
+    "WHERE version = ? AND volume = ? ORDER BY record, stream, file_offset"
 )
 _COLUMNS = "volume, path, kind, bytes, modified_at, record, stream, attributes, digest"
 _ONE = f"SELECT {_COLUMNS} FROM effective_file WHERE version = ? AND volume = ? AND path = ?"
@@ -23,10 +32,7 @@ _BELOW = (
     "WHERE version = ?1 AND volume = ?2 AND path >= ?3 || '/' AND path < ?3 || '0' ORDER BY path"
 )
 _TYPES = (int, str, str, int | None, str | None, int | None, str | None, int | None, bytes | None)
-_OWNERS = (
-    "SELECT DISTINCT file.volume, file.path FROM extent JOIN file USING (version, volume, record, stream) "
-    "WHERE extent.version = ?1 AND extent.start_cluster <= ?3 AND extent.start_cluster + extent.clusters > ?2"
-)
+_OWNERS = "SELECT DISTINCT volume, path FROM owner WHERE version = ?1 AND start_cluster <= ?3 AND end_cluster >= ?2"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from sqlimage.device import BlockDevice
+from sqlimage.media.compose import WritableComposedDisk, compose_disk
 from sqlimage.media.file import FileDevice, WritableFileDevice
 from sqlimage.media.memory import MemoryDevice
+from sqlimage.media.moved import MovedVolume, WritableMovedVolume
 from sqlimage.media.window import Window, WritableWindow
 from tests.conftest import run
 
@@ -107,6 +109,49 @@ def _window_of_window(content: bytes) -> Iterator[BlockDevice]:
         yield WritableWindow(outer, _MARGIN - 512, len(content))
 
 
+def _boot_sector_of(length: int) -> MemoryDevice:
+    """A volume of zeros with the end mark of a boot sector, which is all that a moved volume looks for."""
+    return MemoryDevice(bytearray(510) + b"\x55\xaa" + bytes(length - 512))
+
+
+@contextmanager
+def _moved_volume(content: bytes) -> Iterator[BlockDevice]:
+    """The content has at byte 28 the number that is to be shown, what lies behind has another."""
+    shown = int.from_bytes(content[28:32], "little")
+    stored = bytearray(content)
+    stored[28:32], stored[510:512] = b"\xee" * 4, b"\x55\xaa"
+    device = MemoryDevice(stored)
+    moved = MovedVolume(device, "ntfs", shown)
+    assert moved.fields_offset_bytes == (28,)
+    device.write(510, content[510:512])
+    yield moved
+
+
+@contextmanager
+def _writable_moved_volume(content: bytes) -> Iterator[BlockDevice]:
+    moved = WritableMovedVolume(_boot_sector_of(len(content)), "ntfs", int.from_bytes(content[28:32], "little"))
+    moved.write(0, content)
+    assert moved.fields_offset_bytes == (28,)
+    yield moved
+
+
+@contextmanager
+def _composed_volume(content: bytes) -> Iterator[BlockDevice]:
+    with _file(content) as volume:
+        disk = compose_disk(volume, file_system="ext4")
+        yield Window(disk, disk.partition_offset_bytes, len(content))
+
+
+@contextmanager
+def _composed_disk(content: bytes) -> Iterator[BlockDevice]:
+    """The guest's own content from the first byte to the last: boot record, gap, volume and padding."""
+    volume = _boot_sector_of(len(content) - 63 * 512 - 3 * 4096 + 512)
+    disk = compose_disk(volume, file_system="fat16", hidden_sectors=63, alignment_bytes=len(content))
+    assert isinstance(disk, WritableComposedDisk)
+    disk.write(0, content)
+    yield disk
+
+
 KINDS: dict[str, Maker] = {
     "memory": _memory,
     "file": _file,
@@ -115,5 +160,9 @@ KINDS: dict[str, Maker] = {
     "window": _window,
     "writable-window": _writable_window,
     "window-of-window": _window_of_window,
+    "moved-volume": _moved_volume,
+    "writable-moved-volume": _writable_moved_volume,
+    "composed-volume": _composed_volume,
+    "composed-disk": _composed_disk,
 }
-WRITABLE = [kind for kind in KINDS if kind not in ("file", "window")]
+WRITABLE = [kind for kind in KINDS if kind not in ("file", "window", "moved-volume", "composed-volume")]

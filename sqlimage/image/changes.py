@@ -1,0 +1,118 @@
+"""What an edit did to the files of one volume: the old rows beside the new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from sqlimage.image.describe import FileColumns
+
+Stream = tuple[int, str]
+"""Record and stream of a content."""
+Places = tuple[tuple[int, int, int], ...]
+"""Extents of a content: file offset, start and length in clusters."""
+_DIRECTORY, _METADATA = "directory", "metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One file that an edit created, changed, deleted or renamed; sizes in bytes, None where there is none."""
+
+    action: str
+    """``created``, ``changed``, ``deleted`` or ``renamed``."""
+    volume: int
+    path: str
+    kind: str
+    bytes_before: int | None
+    bytes_after: int | None
+    old_path: str | None = None
+    what: tuple[str, ...] = ()
+    """Of a changed file: ``content``, ``size``, ``modified_at``, ``attributes``, ``kind``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The files of a volume before or after: rows by path, extents by content."""
+
+    rows: Mapping[str, FileColumns]
+    places: Mapping[Stream, Places]
+
+    def content(self, row: FileColumns) -> Places:
+        return self.places.get((row[6], row[7]), ())
+
+
+def changed_rows(before: Side, after: Side, touched: Collection[Stream]) -> Iterator[tuple[str, FileColumns]]:
+    """Path and new row of every name that is new or differs. ``touched`` are contents that were written to."""
+    for path, row in after.rows.items():
+        old = before.rows.get(path)
+        if old is None or old[3:] != row[3:] or before.content(old) != after.content(row):
+            yield path, row
+        elif (row[6], row[7]) in touched and row[9] is None and row[3] != _DIRECTORY:
+            yield path, row  # it has no digest that could tell
+
+
+def story(before: Side, after: Side, changed: Mapping[str, FileColumns], touched: Collection[Stream]) -> list[Change]:
+    """The changes as a person tells them, by path; the file system's own files are left out."""
+    gone = {path: row for path, row in before.rows.items() if path not in after.rows and row[3] != _METADATA}
+    new = {path: row for path, row in changed.items() if path not in before.rows and row[3] != _METADATA}
+    renamed = _renamed(before, after, gone, new)
+    told = [
+        Change("renamed", row[1], path, row[3], gone[old][4], row[4], old_path=old)
+        for path, old in renamed.items()
+        for row in (new[path],)
+        if not _moved_with_its_directory(path, old, renamed)
+    ]
+    moved_away = set(renamed.values())
+    told += [
+        Change("deleted", row[1], path, row[3], row[4], None) for path, row in gone.items() if path not in moved_away
+    ]
+    told += [Change("created", row[1], path, row[3], None, row[4]) for path, row in new.items() if path not in renamed]
+    for path, row in changed.items():
+        if path in before.rows and row[3] not in (_DIRECTORY, _METADATA):
+            old_row = before.rows[path]
+            what = _differences(old_row, row, (row[6], row[7]) in touched)
+            if what:
+                told.append(Change("changed", row[1], path, row[3], old_row[4], row[4], what=what))
+    return sorted(told, key=lambda change: change.path)
+
+
+def _differences(old: FileColumns, new: FileColumns, was_written: bool) -> tuple[str, ...]:
+    what = []
+    if old[9] != new[9] or (new[9] is None and was_written):
+        what.append("content")
+    what += [name for name, n in (("kind", 3), ("size", 4), ("modified_at", 5), ("attributes", 8)) if old[n] != new[n]]
+    return tuple(what)
+
+
+def _renamed(
+    before: Side, after: Side, gone: Mapping[str, FileColumns], new: Mapping[str, FileColumns]
+) -> dict[str, str]:
+    """New path to old path: the same content in the same place of the volume, or (it is empty, or lies in its record)
+    in the same record. A file that was renamed and changed is told as deleted and created: records and clusters are
+    used again soon, so nothing less than equal content proves that it is the same one."""
+    known: dict[tuple[object, ...], str] = {}
+    for path, row in gone.items():
+        known.setdefault(_identity(before, row), path)
+    found: dict[str, str] = {}
+    for path, row in new.items():
+        old = known.pop(_identity(after, row), None)
+        if old is not None:
+            found[path] = old
+    return found
+
+
+def _identity(side: Side, row: FileColumns) -> tuple[object, ...]:
+    places = side.content(row)
+    where: object = places[0][1] if places else (row[6], row[7])
+    # A directory has no digest, but renaming leaves its own time alone.
+    return (row[3], where, row[4], row[5] if row[3] == _DIRECTORY else row[9])
+
+
+def _moved_with_its_directory(path: str, old: str, renamed: Mapping[str, str]) -> bool:
+    """Whether a directory above it was renamed and says it all."""
+    at = len(path)
+    while (at := path.rfind("/", 0, at)) > 0:
+        rest = path[at:]
+        if old.endswith(rest) and renamed.get(path[:at]) == old[: len(old) - len(rest)]:
+            return True
+    return False

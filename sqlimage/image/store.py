@@ -1,0 +1,125 @@
+"""From clusters that were written to chunks and map records of an open version, in one commit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlimage.codec.chunk import digest, encode
+from sqlimage.extent import Runs
+from sqlimage.image import remap
+from sqlimage.image.chunks import Connections
+from sqlimage.image.overlay import Overlay
+from sqlimage.streams import control, data
+from sqlimage.streams.cluster_map import MapRecord
+from sqlimage.streams.control import Control
+from sqlimage.streams.database import Database, translated
+from sqlimage.units import MIB
+
+_LEVEL = 1
+"""zstd's: a guest waits for it."""
+_TASK_BYTES = MIB
+_GARBAGE_ROWS = 4096
+"""How many superseded chunks may wait before they are removed."""
+
+Coded = tuple[bytes, int, int, bytes]
+"""Digest, length, flags and stored bytes of a piece."""
+
+
+class Store:
+    """The one writer of an open version. Not safe from two threads: the caller takes turns."""
+
+    def __init__(self, database: Database, version: Control, ancestors: Sequence[Connections]) -> None:
+        self._database = database
+        self._version = version.version
+        self._unit = version.bytes_per_cluster
+        self._chunk_clusters = max(1, version.chunk_bytes // version.bytes_per_cluster)
+        self._ancestors = ancestors
+        """The other files of the lineage, where content may lie already."""
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
+        row = database.row("SELECT coalesce(max(id), 0) FROM data")
+        assert row is not None
+        # Never given twice while this edit is worked on: caches know chunks by number.
+        self._next_id = row[0] + 1
+        self._superseded: set[int] = set()
+
+    def write(self, overlay: Overlay) -> Runs:
+        """Write everything the overlay holds; when this returns, it is on the disk. Returns the clusters.
+
+        Raises :class:`~sqlimage.errors.DeviceError`; then nothing was written.
+        """
+        written, zeros = overlay.written(), overlay.zeros()
+        with self._database.transaction():
+            records = [MapRecord(start, start + length - 1, None, 0) for start, length in zeros]
+            stored = 0
+            for pieces, coded in self._coded(overlay, written):
+                for (start, clusters), one in zip(pieces, coded, strict=True):
+                    if one is None:
+                        records.append(MapRecord(start, start + clusters - 1, None, 0))
+                        continue
+                    number, added = self._put(one)
+                    stored += added
+                    records.append(MapRecord(start, start + clusters - 1, number, 0))
+            records.sort(key=lambda record: record.start_cluster)
+            self._superseded |= remap.store(self._database, self._version, records, self._unit)
+            control.add_stored_bytes(self._database, self._version, stored)
+            if len(self._superseded) > _GARBAGE_ROWS:
+                self.remove_superseded()
+        return written.union(zeros)
+
+    def remove_superseded(self) -> None:
+        """Remove chunks that later writes have left without a record; inside the caller's transaction."""
+        self._database.run_many(data.DELETE_UNUSED, ((number,) for number in self._superseded))
+        self._superseded.clear()
+
+    def _coded(self, overlay: Overlay, written: Runs) -> Iterator[tuple[list[tuple[int, int]], list[Coded | None]]]:
+        """The written runs in pieces of at most a chunk, coded on threads, a few ahead of the writer."""
+        tasks: list[list[tuple[int, int]]] = [[]]
+        held = 0
+        for start, length in written:
+            for at in range(start, start + length, self._chunk_clusters):
+                clusters = min(self._chunk_clusters, start + length - at)
+                tasks[-1].append((at, clusters))
+                held += clusters * self._unit
+                if held >= _TASK_BYTES:
+                    tasks.append([])
+                    held = 0
+        yield from zip(tasks, self._pool.map(lambda task: _encode(overlay, task), tasks), strict=True)
+
+    def _put(self, piece: Coded) -> tuple[int, int]:
+        """The number of a content in the data stream, and how many bytes storing it took: none where it was there."""
+        content, length, flags, stored = piece
+        number = self._next_id
+        with translated(self._database.path):
+            connection = self._database.connection
+            found = connection.execute(data.FIND, [content]).fetchone()
+            if found is not None:
+                return int(found[0]), 0
+            for ancestor in self._ancestors:
+                if ancestor.mine().row(data.FIND_WITH_BYTES, [content]) is not None:
+                    connection.execute(data.INSERT, [number, content, length, len(stored), flags, None])
+                    self._next_id += 1
+                    return number, 0
+            connection.execute(data.INSERT, [number, content, length, len(stored), flags, stored])
+        self._next_id += 1
+        return number, len(stored)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _encode(overlay: Overlay, task: list[tuple[int, int]]) -> list[Coded | None]:
+    """Digest and stored form of each piece; None where it is all zeros."""
+    coded: list[Coded | None] = []
+    for start, clusters in task:
+        if clusters == 1:
+            content = overlay.data[start]
+        else:
+            content = b"".join([overlay.data[cluster] for cluster in range(start, start + clusters)])
+        if content.count(0) == len(content):
+            coded.append(None)
+            continue
+        flags, stored = encode(content, _LEVEL)
+        coded.append((digest(content), len(content), flags, stored))
+    return coded

@@ -1,0 +1,74 @@
+"""Who writes to an image: one process at a time, known by name."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import socket
+
+from sqlimage.errors import DeviceError, RefusedError
+from sqlimage.units import now
+
+SUFFIX = "-edit"
+_MOST_BYTES = 4096
+
+
+class WriterLock:
+    """Held for as long as an edit is worked on. The file beside the image tells who holds it; a process that was killed
+    leaves the file but not the lock, and the next one takes both over.
+
+    The image itself is never opened for this: closing it would let go of SQLite's own locks on it.
+
+    Raises :class:`~sqlimage.errors.RefusedError`, naming the holder, where another process has it.
+    """
+
+    def __init__(self, image: str, doing: str) -> None:
+        self._path = image + SUFFIX
+        self._fd: int | None = self._take(image)
+        told = {"pid": os.getpid(), "user": _user(), "host": socket.gethostname(), "since": now(), "doing": doing}
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(told).encode(), 0)
+
+    def _take(self, image: str) -> int:
+        while True:
+            try:
+                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            except OSError as problem:
+                raise DeviceError(f"{self._path}: cannot be made ({problem.strerror})") from None
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_nlink:  # else the holder before us has just removed it
+                    return fd
+                os.close(fd)
+            except OSError:
+                holder = _told(os.pread(fd, _MOST_BYTES, 0))
+                os.close(fd)
+                raise RefusedError(
+                    f"{image}: is being written by {holder}", hint="try again when that has finished"
+                ) from None
+
+    def close(self) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            os.close(self._fd)
+            self._fd = None
+
+
+def _told(text: bytes) -> str:
+    """What the file says of its holder, in words; it may be half-written or anybody's."""
+    try:
+        told = json.loads(text)
+        return f"{told['user']} on {told['host']} (process {int(told['pid'])}, {told['doing']}, since {told['since']})"
+    except (ValueError, TypeError, KeyError):
+        return "another process"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
