@@ -21,6 +21,21 @@ ImageArgument = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead.")]
 
+MessageOption = Annotated[str | None, typer.Option("--message", "-m", help="Why, for the audit trail.")]
+UserOption = Annotated[str | None, typer.Option(help="Who, for the audit trail; whoever runs this, unless told.")]
+LabelOption = Annotated[str | None, typer.Option(help="A name for the new version.")]
+IntoOption = Annotated[str | None, typer.Option(metavar="CHILD", help="Write into a new child file, not into IMAGE.")]
+CommitOption = Annotated[bool, typer.Option("--commit", help="At the end, make what was written a sealed version.")]
+DiscardOption = Annotated[bool, typer.Option("--discard", help="At the end, throw away what was written.")]
+CacheOption = Annotated[str, typer.Option(metavar="SIZE", help="Memory for decoded chunks.")]
+
+
+def how_it_ends(commit: bool, discard: bool) -> str:
+    """What becomes of an edit when the command ends."""
+    if commit and discard:
+        raise sqlimage.UsageError("--commit and --discard exclude each other")
+    return "commit" if commit else "discard" if discard else "keep"
+
 
 def split_image(text: str) -> tuple[str, str | None]:
     """File and version of ``IMAGE@VERSION``. A file whose name holds an @ is taken as it is."""

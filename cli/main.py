@@ -14,7 +14,7 @@ import typer
 
 import sqlimage
 
-from . import audit, capture, cat, find, get, info, ls, restore, sql, tour, verify
+from . import audit, capture, cat, edit, find, get, info, ls, restore, serve, sql, tour, verify
 from . import property as property_
 from .output import message
 
@@ -55,9 +55,10 @@ def _options(
     pass
 
 
-for module in (capture, restore, info, ls, cat, get, sql, audit, find, verify, tour):
+for module in (capture, restore, info, ls, cat, get, sql, audit, find, verify, serve, tour):
     app.command(name=module.__name__.rpartition(".")[2], epilog=f"Example: {module.EXAMPLE}")(module.command)
 app.add_typer(property_.app, name="property")
+app.add_typer(edit.app, name="edit")
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import sqlimage
+
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LOOKED_AT = 500
 """Rows that decide how wide the columns of a table are; later, wider ones stand out."""
@@ -62,6 +64,46 @@ def cell(value: object) -> str:
     if isinstance(value, bytes):
         return value.hex() if len(value) <= 64 else f"{value[:32].hex()}... ({len(value)} bytes)"
     return printable(str(value))
+
+
+def print_changes(report: sqlimage.EditReport) -> None:
+    """What an edit did, file by file, and what it came to."""
+    for note in report.notes:
+        message(f"note: {note}")
+    if report.version is None:
+        print("nothing was written; no version was made")
+        return
+    if report.changes:
+        rows = (
+            (
+                change.action,
+                "" if change.bytes_before is None else change.bytes_before,
+                "" if change.bytes_after is None else change.bytes_after,
+                change.path if change.old_path is None else f"{change.old_path} -> {change.path}",
+            )
+            for change in report.changes
+        )
+        print_table(["action", "bytes before", "after", "path"], rows)
+    print_pairs(
+        [
+            ("version", report.version),
+            ("uuid", report.uuid),
+            ("written", sqlimage.format_size(report.written_bytes)),
+            ("stored", sqlimage.format_size(report.stored_bytes)),
+        ]
+    )
+
+
+def print_outcome(outcome: sqlimage.Outcome) -> None:
+    """How work on an image ended, and what the user can do next."""
+    if outcome.report is not None:
+        print_changes(outcome.report)
+    elif outcome.state == "discarded":
+        print("what was written is gone")
+    elif outcome.state == "unchanged":
+        print("nothing was written; no version was made")
+    elif outcome.advice:
+        print(outcome.advice)
 
 
 @contextmanager

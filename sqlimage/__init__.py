@@ -29,10 +29,14 @@ from sqlimage.errors import (
 from sqlimage.tool import VERSION as __version__
 
 if TYPE_CHECKING:
+    from sqlimage.boot import Machine
     from sqlimage.catalog import Found, find
     from sqlimage.device import BlockDevice, DeviceExtent, WritableDevice
     from sqlimage.filesystem.contract import Content, read_all
+    from sqlimage.image.changes import Change
     from sqlimage.image.driver import ImageDriver
+    from sqlimage.image.edit import Edit, EditReport, Unfinished
+    from sqlimage.image.edit_driver import EditDriver
     from sqlimage.image.image import Image, Version
     from sqlimage.image.query import Answer, Query
     from sqlimage.image.verify import Problem, VerifyReport, verify, verify_files
@@ -46,6 +50,10 @@ if TYPE_CHECKING:
     from sqlimage.media.memory import MemoryDevice
     from sqlimage.media.partition import Partition, PartitionTable, read_partition_table
     from sqlimage.media.window import Window, WritableWindow
+    from sqlimage.nbd.tls import TlsSettings
+    from sqlimage.session.boot import boot_image
+    from sqlimage.session.serve import serve
+    from sqlimage.session.work import Outcome
     from sqlimage.streams.audit import AuditRow
     from sqlimage.streams.control import Control, Volume
     from sqlimage.streams.database import recover
@@ -58,7 +66,11 @@ _HOMES = {
     "catalog": ("Found", "find"),
     "device": ("BlockDevice", "DeviceExtent", "WritableDevice"),
     "filesystem.contract": ("Content", "read_all"),
+    "boot": ("Machine",),
+    "image.changes": ("Change",),
     "image.driver": ("ImageDriver",),
+    "image.edit": ("Edit", "EditReport", "Unfinished"),
+    "image.edit_driver": ("EditDriver",),
     "image.image": ("Image", "Version"),
     "image.query": ("Answer", "Query"),
     "image.verify": ("Problem", "VerifyReport", "verify", "verify_files"),
@@ -72,6 +84,10 @@ _HOMES = {
     "media.memory": ("MemoryDevice",),
     "media.partition": ("Partition", "PartitionTable", "read_partition_table"),
     "media.window": ("Window", "WritableWindow"),
+    "nbd.tls": ("TlsSettings",),
+    "session.boot": ("boot_image",),
+    "session.serve": ("serve",),
+    "session.work": ("Outcome",),
     "streams.audit": ("AuditRow",),
     "streams.control": ("Control", "Volume"),
     "streams.database": ("recover",),
@@ -82,16 +98,19 @@ _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in nam
 _HOME_OF["parse_property"] = ("streams.properties", "parse")
 
 __all__ = [
-    "PRESETS",
     "Answer",
     "AuditRow",
     "BlockDevice",
     "CaptureReport",
+    "Change",
     "Content",
     "Control",
     "DamagedError",
     "DeviceError",
     "DeviceExtent",
+    "Edit",
+    "EditDriver",
+    "EditReport",
     "ExtractReport",
     "FileDevice",
     "FileRow",
@@ -101,8 +120,11 @@ __all__ = [
     "Image",
     "ImageDriver",
     "InconsistentVolume",
+    "Machine",
     "MemoryDevice",
     "NotFoundError",
+    "Outcome",
+    "PRESETS",
     "Partition",
     "PartitionTable",
     "Problem",
@@ -110,6 +132,8 @@ __all__ = [
     "RefusedError",
     "RestoreReport",
     "SqlimageError",
+    "TlsSettings",
+    "Unfinished",
     "UsageError",
     "VerifyReport",
     "Version",
@@ -120,6 +144,7 @@ __all__ = [
     "WritableFileDevice",
     "WritableWindow",
     "__version__",
+    "boot_image",
     "capture",
     "extract",
     "find",
@@ -131,6 +156,7 @@ __all__ = [
     "read_partition_table",
     "recover",
     "restore",
+    "serve",
     "verify",
     "verify_files",
 ]

@@ -25,9 +25,32 @@ ROWS = (
     {"journey"},
     {"catalog", "nbd", "mount"},
     {"boot"},
+    {"session"},
     {"cli"},
 )
-COMMANDS = ("capture", "restore", "info", "ls", "cat", "get", "sql", "audit", "property", "find", "verify", "tour")
+COMMANDS = (
+    "capture",
+    "restore",
+    "info",
+    "ls",
+    "cat",
+    "get",
+    "sql",
+    "audit",
+    "property",
+    "find",
+    "verify",
+    "tour",
+    "edit",
+    "serve",
+    "mount",
+    "unmount",
+    "put",
+    "rm",
+    "mkdir",
+    "mv",
+    "boot",
+)
 
 
 def modules() -> list[Path]:

@@ -90,14 +90,17 @@ def _renamed(
     """New path to old path: the same content in the same place of the volume, or (it is empty, or lies in its record)
     in the same record. A file that was renamed and changed is told as deleted and created: records and clusters are
     used again soon, so nothing less than equal content proves that it is the same one."""
-    known: dict[tuple[object, ...], str] = {}
+    known: dict[tuple[object, ...], list[str]] = {}
     for path, row in gone.items():
-        known.setdefault(_identity(before, row), path)
+        known.setdefault(_identity(before, row), []).append(path)
     found: dict[str, str] = {}
     for path, row in new.items():
-        old = known.pop(_identity(after, row), None)
-        if old is not None:
-            found[path] = old
+        names = known.get(_identity(after, row))
+        if names:
+            # Of several names of one content, the one that only changed its directory.
+            same = [old for old in names if old.rpartition("/")[2] == path.rpartition("/")[2]]
+            found[path] = (same or names)[0]
+            names.remove(found[path])
     return found
 
 

@@ -14,11 +14,11 @@ from sqlimage.image.changes import Change
 from sqlimage.image.chunks import CACHE_BYTES
 from sqlimage.image.edit_driver import WRITE_BACK_BYTES, EditDriver
 from sqlimage.image.seal import Sealing
-from sqlimage.streams import audit, control, properties, schema
-from sqlimage.streams.control import Control, check_label
+from sqlimage.streams import audit, cluster_map, control, properties, schema
+from sqlimage.streams.control import Control, Volume, check_label
 from sqlimage.streams.database import Database
 from sqlimage.streams.newfile import NewImage
-from sqlimage.streams.writer import WriterLock
+from sqlimage.streams.writer import WriterLock, holder
 from sqlimage.tool import TOOL
 from sqlimage.units import now
 
@@ -82,6 +82,10 @@ class Edit:
     @property
     def is_open(self) -> bool:
         return self._is_open
+
+    def volumes(self) -> list[Volume]:
+        """The volumes as they were when the edit began."""
+        return control.volumes(self._database, self.control)
 
     def commit(self) -> EditReport:
         """Seal the version: bitmap, files and audit as the volumes are now, all in one transaction.
@@ -210,9 +214,8 @@ def begin(
     """
     check_label(label)
     if into is not None:
-        path = _make_child(path, version, os.fspath(into), label)
-        version = "1"
         search = [*search, os.path.dirname(os.path.abspath(path))]
+        path, version = _make_child(path, version, os.fspath(into), label), "1"
     lock = WriterLock(os.path.abspath(path), "editing")
     try:
         database = Database.open(path, writable=True)
@@ -287,6 +290,48 @@ def resume(
     except BaseException:
         lock.close()
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An open version that waits to be resumed, committed or discarded."""
+
+    version: int
+    uuid: str
+    parent_uuid: str | None
+    begun_at: str
+    label: str | None
+    user: str | None
+    message: str | None
+    written_bytes: int
+    """How much of the medium it says something about, as far as it was flushed."""
+    held_by: str | None
+    """Who is working on the file now."""
+
+
+def unfinished(database: Database) -> list[Unfinished]:
+    """The edits of a file that were neither committed nor discarded."""
+    held = holder(database.path)
+    found = []
+    for version in control.versions(database):
+        if version.state == "open":
+            begun = database.row(audit.SELECT_BEGUN, [version.version])
+            user, message = begun if begun else (None, None)
+            written = cluster_map.own_clusters(database, version.version).total * version.bytes_per_cluster
+            found.append(
+                Unfinished(
+                    version.version,
+                    version.uuid,
+                    version.parent_uuid,
+                    version.created_at,
+                    version.label,
+                    user,
+                    message,
+                    written,
+                    held,
+                )
+            )
+    return found
 
 
 def find_open(database: Database, version: str | None) -> Control:

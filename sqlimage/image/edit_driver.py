@@ -77,8 +77,9 @@ class EditDriver(ImageDriver):
                     super().read_into(offset_bytes, view)
                 break
             except DamagedError:
-                if turn == self._turn:
-                    raise  # else a chunk was superseded and removed while it was looked for
+                with self._flush_lock:  # a commit under way may have removed it and not said so yet
+                    if turn == self._turn:
+                        raise  # else a chunk was superseded and removed while it was looked for
         self._lay_over(over, offset_bytes, view)
 
     def _over(self, first: int, last: int) -> dict[int, bytes]:
@@ -108,6 +109,7 @@ class EditDriver(ImageDriver):
         check_range(offset_bytes, length, self.size_bytes, self._path)
         if not length:
             return
+        self._bound()
         unit, end = self._unit, offset_bytes + length
         with self._write_lock:
             first, last = offset_bytes // unit, (end - 1) // unit
@@ -124,12 +126,12 @@ class EditDriver(ImageDriver):
             with self._lock:
                 self._overlay.data.update(clusters)
             self._has_written = True
-        self._bound()
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         check_range(offset_bytes, length_bytes, self.size_bytes, self._path)
         if not length_bytes:
             return
+        self._bound()
         unit, end = self._unit, offset_bytes + length_bytes
         # The last cluster of the medium may be cut by its end: nothing of it lies beyond.
         whole_end = -(-end // unit) if end == self.size_bytes else end // unit
@@ -145,7 +147,6 @@ class EditDriver(ImageDriver):
         with self._write_lock, self._lock:
             self._overlay.zero(first, whole_end - 1)
             self._has_written = True
-        self._bound()
 
     def _cluster(self, number: int) -> bytes:
         """One whole cluster as it reads now; what lies beyond the end of the medium is zero."""
@@ -155,7 +156,8 @@ class EditDriver(ImageDriver):
         return bytes(content)
 
     def _bound(self) -> None:
-        """Begin to write back where much is held; wait where too much is."""
+        """Begin to write back where much is held; wait where too much is. Before a write, not after it: where nothing
+        can be written back, the write is refused and what is held grows no more."""
         held = self._overlay.held_bytes
         if held > self._limit_bytes:
             self.flush()
@@ -212,5 +214,7 @@ class EditDriver(ImageDriver):
     def close(self) -> None:
         """Let go of everything; what was not flushed is lost."""
         with self._flush_lock:
+            with self._lock:
+                self._overlay = Overlay(self._unit)  # a flush that waits for its turn finds nothing to do
             self._store.close()
         super().close()

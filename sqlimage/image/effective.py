@@ -8,6 +8,7 @@ import numpy as np
 
 from sqlimage.errors import FormatError
 from sqlimage.image.chunks import Connections, Key
+from sqlimage.image.flatmap import reach
 from sqlimage.image.lineage import Lineage
 from sqlimage.streams import cluster_map
 from sqlimage.streams.cluster_map import MapTable
@@ -49,8 +50,8 @@ def _painted(lineage: Lineage, connections: list[Connections], low: int, high: i
     unit = lineage.links[0].control.bytes_per_cluster
     data = np.full(high - low, -1, dtype=np.int64)
     origin = np.zeros(high - low, dtype=np.int64)
-    for link in reversed(lineage.links):
-        top = min(high, link.control.total_clusters)
+    for link, shortest in reversed(list(zip(lineage.links, reach(lineage), strict=True))):
+        top = min(high, shortest)
         if top <= low:
             continue
         database = connections[link.file].mine()
@@ -62,7 +63,7 @@ def _painted(lineage: Lineage, connections: list[Connections], low: int, high: i
         # Constant along a record, so that a border is wherever a column changes.
         origins = (table.data_offset - table.start * unit).tolist()
         first = np.maximum(table.start - low, 0).tolist()
-        last = np.minimum(table.end + 1 - low, high - low).tolist()
+        last = (np.minimum(table.end + 1, top) - low).tolist()
         for a, b, key, start in zip(first, last, keys, origins, strict=True):
             data[a:b] = key
             origin[a:b] = start

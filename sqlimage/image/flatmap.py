@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -63,6 +64,7 @@ class FlatMap:
         self._connections = connections
         self._unit = lineage.links[0].control.bytes_per_cluster
         self.total_clusters = lineage.links[0].control.total_clusters
+        self._reach = reach(lineage)
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self._held = 0
         self._turn = 0
@@ -133,22 +135,21 @@ class FlatMap:
         low = number * WINDOW_CLUSTERS
         high = min(low + WINDOW_CLUSTERS, self.total_clusters)
         layers = []
-        for link in self._lineage.links:
-            # What a shorter ancestor does not have reads as zeros.
-            top = min(high, link.control.total_clusters)
+        for link, shortest in zip(self._lineage.links, self._reach, strict=True):
+            top = min(high, shortest)
             if top > low:
                 database = self._connections[link.file].mine()
                 records = cluster_map.in_range(database, link.control.version, low, top - 1)
                 if records:
                     check_records(database.path, link.control, records)
-                    layers.append((link.file, records))
+                    layers.append((link.file, top, records))
         if not layers:
             return _EMPTY
         if len(layers) == 1:
-            return self._single(layers[0][0], layers[0][1], low, high)
+            return self._single(*layers[0], low)
         return self._painted(layers, low, high)
 
-    def _single(self, file: int, records: list[MapRecord], low: int, high: int) -> Window:
+    def _single(self, file: int, high: int, records: list[MapRecord], low: int) -> Window:
         kept = [record for record in records if record.data is not None]
         start = [max(record.start_cluster, low) for record in kept]
         return Window(
@@ -162,14 +163,14 @@ class FlatMap:
             ],
         )
 
-    def _painted(self, layers: list[tuple[int, list[MapRecord]]], low: int, high: int) -> Window:
+    def _painted(self, layers: list[tuple[int, int, list[MapRecord]]], low: int, high: int) -> Window:
         """Several versions: the oldest is painted first, each newer one over it."""
         data = np.zeros(high - low, dtype=np.int64)
         file = np.zeros(high - low, dtype=np.int64)
         origin = np.zeros(high - low, dtype=np.int64)
-        for layer, records in reversed(layers):
+        for layer, top, records in reversed(layers):
             for record in records:
-                part = slice(max(record.start_cluster, low) - low, min(record.end_cluster + 1, high) - low)
+                part = slice(max(record.start_cluster, low) - low, min(record.end_cluster + 1, top) - low)
                 data[part] = record.data or ZEROS
                 file[part] = layer
                 # Constant along a record, so that a border is wherever a column changes.
@@ -186,6 +187,12 @@ class FlatMap:
             data[first].tolist(),
             (origin[first] + (first + low) * self._unit).tolist(),
         )
+
+
+def reach(lineage: Lineage) -> list[int]:
+    """How far each version of a lineage shows (clusters): what a shorter one does not have reads as zeros, also where
+    an ancestor of it has something."""
+    return list(accumulate((link.control.total_clusters for link in lineage.links), min))
 
 
 def check_records(path: str, version: Control, records: list[MapRecord]) -> None:

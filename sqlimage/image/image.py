@@ -24,7 +24,7 @@ from sqlimage.streams.properties import Value
 from sqlimage.tool import TOOL
 
 if TYPE_CHECKING:
-    from sqlimage.image.edit import Edit
+    from sqlimage.image.edit import Edit, Unfinished
 
 
 class Image:
@@ -121,6 +121,12 @@ class Image:
         resumed = resume(self.path, version, user=user, message=message, search=self.search, cache_bytes=cache_bytes)
         resumed.let_go = self._let_go
         return resumed
+
+    def unfinished(self) -> list[Unfinished]:
+        """The edits of this file that were neither committed nor discarded."""
+        from sqlimage.image.edit import unfinished
+
+        return unfinished(self.database)
 
     @contextmanager
     def _let_go(self) -> Iterator[None]:

@@ -129,9 +129,11 @@ class Sealing:
         file_system = None
         for row in range(len(contents)):
             size, content = int(contents.size_bytes[row]), (int(contents.record[row]), streams[row])
-            if not size or contents.flags[row] & unread or row in left_out or hole_bytes[row] > _MOST_DIGESTED_HOLE:
-                continue
             old = known.get(content)
+            # A page file has none, unless it was captured on request.
+            is_left_out = row in left_out and (old is None or old[9] is None)
+            if not size or contents.flags[row] & unread or is_left_out or hole_bytes[row] > _MOST_DIGESTED_HOLE:
+                continue
             same = old is not None and old[4] == size and before.places.get(content, ()) == places.get(content, ())
             if same and content not in touched and old is not None:
                 if old[9] is not None:

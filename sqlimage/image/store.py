@@ -11,7 +11,7 @@ from sqlimage.extent import Runs
 from sqlimage.image import remap
 from sqlimage.image.chunks import Connections
 from sqlimage.image.overlay import Overlay
-from sqlimage.streams import control, data
+from sqlimage.streams import cluster_map, control, data
 from sqlimage.streams.cluster_map import MapRecord
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database, translated
@@ -22,6 +22,7 @@ _LEVEL = 1
 _TASK_BYTES = MIB
 _GARBAGE_ROWS = 4096
 """How many superseded chunks may wait before they are removed."""
+_SELECT_UNUSED = "SELECT id FROM data WHERE NOT EXISTS (SELECT 1 FROM cluster_map WHERE data = data.id)"
 
 Coded = tuple[bytes, int, int, bytes]
 """Digest, length, flags and stored bytes of a piece."""
@@ -42,7 +43,9 @@ class Store:
         assert row is not None
         # Never given twice while this edit is worked on: caches know chunks by number.
         self._next_id = row[0] + 1
-        self._superseded: set[int] = set()
+        # What an interrupted edit had superseded, nobody remembers but the file itself.
+        is_resumed = cluster_map.next_mapped(database, self._version, 0) is not None
+        self._superseded: set[int] = {row[0] for row in database.query(_SELECT_UNUSED)} if is_resumed else set()
 
     def write(self, overlay: Overlay) -> Runs:
         """Write everything the overlay holds; when this returns, it is on the disk. Returns the clusters.
@@ -64,14 +67,16 @@ class Store:
             records.sort(key=lambda record: record.start_cluster)
             self._superseded |= remap.store(self._database, self._version, records, self._unit)
             control.add_stored_bytes(self._database, self._version, stored)
-            if len(self._superseded) > _GARBAGE_ROWS:
+            is_much = len(self._superseded) > _GARBAGE_ROWS
+            if is_much:
                 self.remove_superseded()
+        if is_much:
+            self._superseded.clear()
         return written.union(zeros)
 
     def remove_superseded(self) -> None:
         """Remove chunks that later writes have left without a record; inside the caller's transaction."""
         self._database.run_many(data.DELETE_UNUSED, ((number,) for number in self._superseded))
-        self._superseded.clear()
 
     def _coded(self, overlay: Overlay, written: Runs) -> Iterator[tuple[list[tuple[int, int]], list[Coded | None]]]:
         """The written runs in pieces of at most a chunk, coded on threads, a few ahead of the writer."""

@@ -22,6 +22,11 @@ _SELECT = (
     "SELECT id, version, at, user, host, tool, action, path, clusters, bytes, detail, previous_hash, hash FROM audit"
 )
 
+SELECT_BEGUN = (
+    "SELECT user, json_extract(detail, '$.message') FROM audit WHERE version = ? AND action = 'edit-begin' "
+    "ORDER BY id DESC LIMIT 1"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:

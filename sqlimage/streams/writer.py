@@ -58,6 +58,21 @@ class WriterLock:
             self._fd = None
 
 
+def holder(image: str) -> str | None:
+    """Who is writing to an image now, in words; None where nobody is."""
+    try:
+        fd = os.open(image + SUFFIX, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except OSError:
+        return _told(os.pread(fd, _MOST_BYTES, 0))
+    finally:
+        os.close(fd)
+
+
 def _told(text: bytes) -> str:
     """What the file says of its holder, in words; it may be half-written or anybody's."""
     try:
