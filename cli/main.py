@@ -14,7 +14,28 @@ import typer
 
 import sqlimage
 
-from . import audit, capture, cat, edit, find, get, info, ls, restore, serve, sql, tour, verify
+from . import (
+    audit,
+    boot,
+    capture,
+    cat,
+    edit,
+    find,
+    get,
+    info,
+    ls,
+    mkdir,
+    mount,
+    mv,
+    put,
+    restore,
+    rm,
+    serve,
+    sql,
+    tour,
+    unmount,
+    verify,
+)
 from . import property as property_
 from .output import message
 
@@ -55,7 +76,11 @@ def _options(
     pass
 
 
-for module in (capture, restore, info, ls, cat, get, sql, audit, find, verify, serve, tour):
+_COMMANDS = (
+    *(capture, restore, info, ls, cat, get, put, rm, mkdir, mv, mount, unmount, serve, boot),
+    *(sql, audit, find, verify, tour),
+)
+for module in _COMMANDS:
     app.command(name=module.__name__.rpartition(".")[2], epilog=f"Example: {module.EXAMPLE}")(module.command)
 app.add_typer(property_.app, name="property")
 app.add_typer(edit.app, name="edit")

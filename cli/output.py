@@ -94,6 +94,16 @@ def print_changes(report: sqlimage.EditReport) -> None:
     )
 
 
+def print_changed(changes: sqlimage.Changes, as_json: bool) -> None:
+    """What a command that changes single files did."""
+    for note in changes.notes:
+        message(f"note: {note}")
+    if as_json:
+        print_json(changes.report)
+    elif changes.report is not None:
+        print_changes(changes.report)
+
+
 def print_outcome(outcome: sqlimage.Outcome) -> None:
     """How work on an image ended, and what the user can do next."""
     if outcome.report is not None:

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from sqlimage.filesystem.contract import Content, read_all
     from sqlimage.image.changes import Change
     from sqlimage.image.driver import ImageDriver
-    from sqlimage.image.edit import Edit, EditReport, Unfinished
+    from sqlimage.image.edit import Edit, EditReport
     from sqlimage.image.edit_driver import EditDriver
+    from sqlimage.image.edits import Unfinished
     from sqlimage.image.image import Image, Version
     from sqlimage.image.query import Answer, Query
     from sqlimage.image.verify import Problem, VerifyReport, verify, verify_files
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from sqlimage.media.window import Window, WritableWindow
     from sqlimage.nbd.tls import TlsSettings
     from sqlimage.session.boot import boot_image
+    from sqlimage.session.change import Changes, changing
+    from sqlimage.session.mount import mount, unmount
     from sqlimage.session.serve import serve
     from sqlimage.session.work import Outcome
     from sqlimage.streams.audit import AuditRow
@@ -69,8 +72,9 @@ _HOMES = {
     "boot": ("Machine",),
     "image.changes": ("Change",),
     "image.driver": ("ImageDriver",),
-    "image.edit": ("Edit", "EditReport", "Unfinished"),
+    "image.edit": ("Edit", "EditReport"),
     "image.edit_driver": ("EditDriver",),
+    "image.edits": ("Unfinished",),
     "image.image": ("Image", "Version"),
     "image.query": ("Answer", "Query"),
     "image.verify": ("Problem", "VerifyReport", "verify", "verify_files"),
@@ -86,6 +90,8 @@ _HOMES = {
     "media.window": ("Window", "WritableWindow"),
     "nbd.tls": ("TlsSettings",),
     "session.boot": ("boot_image",),
+    "session.change": ("Changes", "changing"),
+    "session.mount": ("mount", "unmount"),
     "session.serve": ("serve",),
     "session.work": ("Outcome",),
     "streams.audit": ("AuditRow",),
@@ -98,11 +104,13 @@ _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in nam
 _HOME_OF["parse_property"] = ("streams.properties", "parse")
 
 __all__ = [
+    "PRESETS",
     "Answer",
     "AuditRow",
     "BlockDevice",
     "CaptureReport",
     "Change",
+    "Changes",
     "Content",
     "Control",
     "DamagedError",
@@ -124,7 +132,6 @@ __all__ = [
     "MemoryDevice",
     "NotFoundError",
     "Outcome",
-    "PRESETS",
     "Partition",
     "PartitionTable",
     "Problem",
@@ -146,9 +153,11 @@ __all__ = [
     "__version__",
     "boot_image",
     "capture",
+    "changing",
     "extract",
     "find",
     "format_size",
+    "mount",
     "open",
     "parse_property",
     "parse_size",
@@ -157,6 +166,7 @@ __all__ = [
     "recover",
     "restore",
     "serve",
+    "unmount",
     "verify",
     "verify_files",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from sqlimage.device import Buffer, check_range
-from sqlimage.errors import DamagedError
+from sqlimage.errors import DamagedError, SqlimageError
 from sqlimage.extent import Runs
 from sqlimage.image.chunks import CACHE_BYTES
 from sqlimage.image.driver import ImageDriver
@@ -43,6 +44,8 @@ class EditDriver(ImageDriver):
     ) -> None:
         super().__init__(database, control, search=search, cache_bytes=cache_bytes)
         self._limit_bytes = write_back_bytes
+        self._database = database
+        self._shortening: threading.Thread | None = None
         self._store = Store(database, control, self._connections[1:])
         self._overlay = Overlay(self._unit)
         self._flushing = Overlay(self._unit)
@@ -192,6 +195,13 @@ class EditDriver(ImageDriver):
             with self._lock:
                 self._turn += 1
                 self._flushing = Overlay(self._unit)
+            if self._database.is_log_long and not (self._shortening and self._shortening.is_alive()):
+                self._shortening = threading.Thread(target=self._shorten_log, name="checkpoint", daemon=True)
+                self._shortening.start()
+
+    def _shorten_log(self) -> None:
+        with suppress(SqlimageError):  # where it fails now it is done at the end
+            self._database.shorten_log()
 
     def _mapped(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         for low in range(first, last + 1, _STEP_CLUSTERS):
@@ -216,5 +226,7 @@ class EditDriver(ImageDriver):
         with self._flush_lock:
             with self._lock:
                 self._overlay = Overlay(self._unit)  # a flush that waits for its turn finds nothing to do
+            if self._shortening:
+                self._shortening.join()
             self._store.close()
         super().close()

@@ -24,7 +24,8 @@ from sqlimage.streams.properties import Value
 from sqlimage.tool import TOOL
 
 if TYPE_CHECKING:
-    from sqlimage.image.edit import Edit, Unfinished
+    from sqlimage.image.edit import Edit
+    from sqlimage.image.edits import Unfinished
 
 
 class Image:
@@ -89,7 +90,7 @@ class Image:
         commits at the end of the block, and discards where it raised. ``user`` and ``message`` go to the audit trail.
         Raises :class:`~sqlimage.errors.RefusedError` where another process is writing to the file.
         """
-        from sqlimage.image.edit import begin
+        from sqlimage.image.edits import begin
 
         begun = begin(
             self.path,
@@ -116,7 +117,7 @@ class Image:
 
         Raises :class:`~sqlimage.errors.NotFoundError` where there is none.
         """
-        from sqlimage.image.edit import resume
+        from sqlimage.image.edits import resume
 
         resumed = resume(self.path, version, user=user, message=message, search=self.search, cache_bytes=cache_bytes)
         resumed.let_go = self._let_go
@@ -124,7 +125,7 @@ class Image:
 
     def unfinished(self) -> list[Unfinished]:
         """The edits of this file that were neither committed nor discarded."""
-        from sqlimage.image.edit import unfinished
+        from sqlimage.image.edits import unfinished
 
         return unfinished(self.database)
 
@@ -251,18 +252,7 @@ class Version:
 
     def split_path(self, path: str) -> tuple[int, str]:
         """Volume number and path on it. A medium with one volume needs no number."""
-        clean = "/" + "/".join(part for part in path.split("/") if part)
-        numbers = [volume.number for volume in self.volumes()]
-        if len(numbers) == 1:
-            return numbers[0], clean
-        first, _, rest = clean[1:].partition("/")
-        if first.isdecimal() and int(first) in numbers:
-            return int(first), "/" + rest
-        if first.isdecimal():
-            raise NotFoundError(f"{self.image.path}: no volume {first}", hint=f"there are {_slashed(numbers)}")
-        raise NotFoundError(
-            f"{self.image.path}: {path!r} does not say which volume", hint=f"begin it with one of {_slashed(numbers)}"
-        )
+        return split_path(self.image.path, [volume.number for volume in self.volumes()], path)
 
     @contextmanager
     def file_system(self, volume: int) -> Iterator[FileSystem]:
@@ -299,6 +289,24 @@ class Version:
         if reason:
             return f"volume {volume} was captured raw ({reason}), so it has no files"
         return "`sqlimage ls` shows what there is"
+
+
+def split_path(image: str, numbers: list[int], path: str) -> tuple[int, str]:
+    """Volume number and path on it; ``numbers`` are those there are.
+
+    Raises :class:`~sqlimage.errors.NotFoundError` where the path does not say which volume, or names none.
+    """
+    clean = "/" + "/".join(part for part in path.split("/") if part)
+    if len(numbers) == 1:
+        return numbers[0], clean
+    first, _, rest = clean[1:].partition("/")
+    if first.isdecimal() and int(first) in numbers:
+        return int(first), "/" + rest
+    if first.isdecimal():
+        raise NotFoundError(f"{image}: no volume {first}", hint=f"there are {_slashed(numbers)}")
+    raise NotFoundError(
+        f"{image}: {path!r} does not say which volume", hint=f"begin it with one of {_slashed(numbers)}"
+    )
 
 
 def open_row(file_system: FileSystem, row: FileRow) -> Content:

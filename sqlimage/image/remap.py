@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from sqlimage.streams import cluster_map
 from sqlimage.streams.cluster_map import MapRecord
 from sqlimage.streams.database import Database
 
+_WINDOW_CLUSTERS = 4096
+_MOST_WINDOWS = 1 << 14
 _NEAR_CLUSTERS = 16
 """New records that lie closer than this are looked up together."""
 
@@ -40,19 +42,69 @@ def _part(record: MapRecord, start: int, end: int, unit: int) -> MapRecord:
     return MapRecord(start, end, record.data, offset)
 
 
-def store(database: Database, version: int, new: Sequence[MapRecord], unit: int) -> set[int]:
+class Cover:
+    """Which clusters a version's own records cover, learned window by window: most writes meet none, and to ask the
+    database each time would cost more than all the rest."""
+
+    def __init__(self, database: Database, version: int) -> None:
+        self._database = database
+        self._version = version
+        self._masks: dict[int, int] = {}
+        """By window, one bit a cluster. May say too much, never too little."""
+
+    def meets(self, first: int, last: int) -> bool:
+        """Whether a record of the version may touch clusters ``first .. last`` (inclusive)."""
+        return any(self._mask(number) & bits for number, bits in _bits(first, last))
+
+    def add(self, first: int, last: int) -> None:
+        for number, bits in _bits(first, last):
+            self._masks[number] = self._mask(number) | bits
+
+    def _mask(self, number: int) -> int:
+        mask = self._masks.get(number)
+        if mask is None:
+            mask, low = 0, number * _WINDOW_CLUSTERS
+            high = low + _WINDOW_CLUSTERS - 1
+            for record in cluster_map.in_range(self._database, self._version, low, high):
+                a, b = max(record.start_cluster, low) - low, min(record.end_cluster, high) - low
+                mask |= ((1 << (b - a + 1)) - 1) << a
+            if len(self._masks) >= _MOST_WINDOWS:
+                self._masks.clear()
+            self._masks[number] = mask
+        return mask
+
+
+def _bits(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The windows that a range touches, with a mask of the clusters of each."""
+    for number in range(first // _WINDOW_CLUSTERS, last // _WINDOW_CLUSTERS + 1):
+        low = number * _WINDOW_CLUSTERS
+        a, b = max(first, low) - low, min(last, low + _WINDOW_CLUSTERS - 1) - low
+        yield number, ((1 << (b - a + 1)) - 1) << a
+
+
+def store(
+    database: Database, version: int, new: Sequence[MapRecord], unit: int, cover: Cover | None = None
+) -> set[int]:
     """Write new records, sorted and disjoint, into the version's own map; what they cover is cut away. Inside the
-    caller's transaction. Returns the data that lost a record by it."""
+    caller's transaction. ``cover`` spares look-ups. Returns the data that lost a record by it."""
+    own: list[MapRecord] = []
+    for group in _groups(new):
+        if cover is not None:
+            is_new = not cover.meets(group[0].start_cluster, group[-1].end_cluster)
+            cover.add(group[0].start_cluster, group[-1].end_cluster)
+            if is_new:
+                continue
+        for record in cluster_map.in_range(database, version, group[0].start_cluster, group[-1].end_cluster):
+            if not own or record.start_cluster > own[-1].start_cluster:  # a long one may meet several groups
+                own.append(record)
     gone: list[tuple[int, int]] = []
     added: list[tuple[object, ...]] = []
     lost: set[int] = set()
-    for group in _groups(new):
-        own = cluster_map.in_range(database, version, group[0].start_cluster, group[-1].end_cluster)
-        for record, stay in cut(own, group, unit):
-            gone.append((version, record.start_cluster))
-            added += [_row(version, part) for part in stay]
-            if record.data is not None:
-                lost.add(record.data)
+    for record, stay in cut(own, new, unit):
+        gone.append((version, record.start_cluster))
+        added += [_row(version, part) for part in stay]
+        if record.data is not None:
+            lost.add(record.data)
     if gone:
         database.run_many(cluster_map.DELETE, gone)
     database.run_many(cluster_map.INSERT, [*added, *(_row(version, record) for record in new)])

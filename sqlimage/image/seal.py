@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -96,6 +96,8 @@ class Sealing:
         told = {(row[6], row[7]) for row in (*changed.values(), *gone)}
         told |= {content for content, where in after.places.items() if before.places.get(content) != where}
         self._extents += [row for row in extents if (row[2], row[3]) in told]
+        vanished = before.places.keys() - after.places.keys() - told
+        self._deleted += [(number, volume, path, *content) for path, content in _hiding(vanished, before, after)]
 
     def _before(self, volume: int) -> Side:
         rows = self._database.rows(files.SELECT_EFFECTIVE, [self._version.version, volume])
@@ -154,6 +156,15 @@ def cluster_runs_in_bytes(database: Database, version: Control) -> Runs:
     """What a version itself says something about, in bytes of the medium."""
     runs, unit = cluster_map.own_clusters(database, version.version), version.bytes_per_cluster
     return Runs(runs.start * unit, runs.length * unit)
+
+
+def _hiding(vanished: Iterable[Stream], before: Side, after: Side) -> Iterator[tuple[str, Stream]]:
+    """Names, which no file has, for the rows that hide contents no name led to, or whose name leads to another now."""
+    for record, stream in sorted(vanished):
+        path = f"/:{record}:{stream}"
+        while path in before.rows or path in after.rows:
+            path += ":"
+        yield path, (record, stream)
 
 
 def _overlapping(contents: Contents, written: Runs) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 
 from sqlimage.codec.chunk import digest, encode
 from sqlimage.extent import Runs
@@ -14,7 +15,7 @@ from sqlimage.image.overlay import Overlay
 from sqlimage.streams import cluster_map, control, data
 from sqlimage.streams.cluster_map import MapRecord
 from sqlimage.streams.control import Control
-from sqlimage.streams.database import Database, translated
+from sqlimage.streams.database import Database
 from sqlimage.units import MIB
 
 _LEVEL = 1
@@ -22,6 +23,8 @@ _LEVEL = 1
 _TASK_BYTES = MIB
 _GARBAGE_ROWS = 4096
 """How many superseded chunks may wait before they are removed."""
+_MOST_ASKED = 1000
+_place = attrgetter("start_cluster")
 _SELECT_UNUSED = "SELECT id FROM data WHERE NOT EXISTS (SELECT 1 FROM cluster_map WHERE data = data.id)"
 
 Coded = tuple[bytes, int, int, bytes]
@@ -41,6 +44,8 @@ class Store:
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
         row = database.row("SELECT coalesce(max(id), 0) FROM data")
         assert row is not None
+        self._cover = remap.Cover(database, self._version)
+        self._stored_bytes = 0
         # Never given twice while this edit is worked on: caches know chunks by number.
         self._next_id = row[0] + 1
         # What an interrupted edit had superseded, nobody remembers but the file itself.
@@ -55,18 +60,16 @@ class Store:
         written, zeros = overlay.written(), overlay.zeros()
         with self._database.transaction():
             records = [MapRecord(start, start + length - 1, None, 0) for start, length in zeros]
-            stored = 0
+            self._stored_bytes = 0
             for pieces, coded in self._coded(overlay, written):
-                for (start, clusters), one in zip(pieces, coded, strict=True):
-                    if one is None:
-                        records.append(MapRecord(start, start + clusters - 1, None, 0))
-                        continue
-                    number, added = self._put(one)
-                    stored += added
-                    records.append(MapRecord(start, start + clusters - 1, number, 0))
-            records.sort(key=lambda record: record.start_cluster)
-            self._superseded |= remap.store(self._database, self._version, records, self._unit)
-            control.add_stored_bytes(self._database, self._version, stored)
+                numbers = self._put([one for one in coded if one is not None])
+                records += [
+                    MapRecord(start, start + clusters - 1, None if one is None else numbers[one[0]], 0)
+                    for (start, clusters), one in zip(pieces, coded, strict=True)
+                ]
+            records.sort(key=_place)
+            self._superseded |= remap.store(self._database, self._version, records, self._unit, self._cover)
+            control.add_stored_bytes(self._database, self._version, self._stored_bytes)
             is_much = len(self._superseded) > _GARBAGE_ROWS
             if is_much:
                 self.remove_superseded()
@@ -92,23 +95,27 @@ class Store:
                     held = 0
         yield from zip(tasks, self._pool.map(lambda task: _encode(overlay, task), tasks), strict=True)
 
-    def _put(self, piece: Coded) -> tuple[int, int]:
-        """The number of a content in the data stream, and how many bytes storing it took: none where it was there."""
-        content, length, flags, stored = piece
-        number = self._next_id
-        with translated(self._database.path):
-            connection = self._database.connection
-            found = connection.execute(data.FIND, [content]).fetchone()
-            if found is not None:
-                return int(found[0]), 0
+    def _put(self, coded: Sequence[Coded]) -> dict[bytes, int]:
+        """The number of each content in the data stream, by digest; what is there already is not stored again."""
+        digests = list({one[0] for one in coded})
+        numbers: dict[bytes, int] = {}
+        held_elsewhere: set[bytes] = set()
+        for part in range(0, len(digests), _MOST_ASKED):
+            asked = digests[part : part + _MOST_ASKED]
+            marks = ", ".join("?" * len(asked))
+            numbers.update(self._database.rows(f"{data.FIND_ALL} ({marks})", asked))
             for ancestor in self._ancestors:
-                if ancestor.mine().row(data.FIND_WITH_BYTES, [content]) is not None:
-                    connection.execute(data.INSERT, [number, content, length, len(stored), flags, None])
-                    self._next_id += 1
-                    return number, 0
-            connection.execute(data.INSERT, [number, content, length, len(stored), flags, stored])
-        self._next_id += 1
-        return number, len(stored)
+                held_elsewhere.update(row[0] for row in ancestor.mine().rows(f"{data.HELD} ({marks})", asked))
+        new = []
+        for content, length, flags, stored in coded:
+            if content not in numbers:
+                numbers[content] = self._next_id
+                bytes_ = None if content in held_elsewhere else stored
+                new.append((self._next_id, content, length, len(stored), flags, bytes_))
+                self._next_id += 1
+        self._database.run_many(data.INSERT, new)
+        self._stored_bytes += sum(len(row[5]) for row in new if row[5] is not None)
+        return numbers
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

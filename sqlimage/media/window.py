@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlimage.device import BlockDevice, Buffer, DeviceExtent, Prefetching, WritableDevice, check_range
+from sqlimage.device import BlockDevice, Buffer, DeviceExtent, Prefetching, Readiness, WritableDevice, check_range
 
 
 class Window:
@@ -43,6 +43,11 @@ class Window:
     def prefetch(self, offset_bytes: int, length_bytes: int) -> None:
         if isinstance(self._device, Prefetching):
             self._device.prefetch(self._offset_bytes + offset_bytes, length_bytes)
+
+    def is_ready(self, offset_bytes: int, length_bytes: int) -> bool:
+        """Whether a read costs no decoding; a device that cannot tell has nothing to decode."""
+        device = self._device
+        return not isinstance(device, Readiness) or device.is_ready(self._offset_bytes + offset_bytes, length_bytes)
 
     def close(self) -> None:
         """The device behind belongs to whoever opened it."""

@@ -53,6 +53,6 @@ def boot_image(
             on_note(ready.note)
         code = boot.boot(ready.device, machine, on_problem=on_note)
     except BaseException:
-        work.close()
+        work.abandon()
         raise
     return code, work.finish(end)

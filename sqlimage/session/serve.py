@@ -72,7 +72,7 @@ def serve(
                 (stop or threading.Event()).wait()
     except BaseException:
         # An edit that never was offered, or whose server broke down, keeps what it has.
-        work.close()
+        work.abandon()
         raise
     return work.finish(end)
 

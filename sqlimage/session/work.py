@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import RefusedError, UsageError
-from sqlimage.image.edit import Edit, EditReport, unfinished
-from sqlimage.image.image import Image
+from sqlimage.image.edit import Edit, EditReport
+from sqlimage.image.edits import unfinished
+from sqlimage.image.image import Image, split_path
 from sqlimage.media.window import Window, WritableWindow
 from sqlimage.streams.control import Control, Volume
 from sqlimage.units import MIB
@@ -29,6 +31,14 @@ class Outcome:
     state: str
     """``read``, ``committed``, ``unchanged`` (nothing was written, no version was made), ``discarded`` or ``open``."""
     report: EditReport | None = None
+
+    @classmethod
+    def from_plain(cls, told: Mapping[str, Any]) -> Outcome:
+        """The outcome that :func:`dataclasses.asdict` made plain, in another process."""
+        report = told.get("report")
+        return cls(
+            told["image"], told["version"], told["state"], EditReport.from_plain(report) if report is not None else None
+        )
 
     @property
     def advice(self) -> str:
@@ -55,7 +65,10 @@ class Work:
         *,
         is_new: bool = False,
     ) -> None:
-        self._is_new = is_new
+        self._is_finished = False
+        self.is_new = is_new
+        """Whether the edit began with this work."""
+        self._windows: dict[int, WritableWindow] = {}
         self.path = edit.path if edit else image.path
         self.control = version
         self.volumes = volumes
@@ -77,6 +90,18 @@ class Work:
                 return Window(self._driver, start, row.length_bytes)
         numbers = ", ".join(str(row.number) for row in self.volumes)
         raise UsageError(f"{self.path}: no volume {number}", hint=f"there are {numbers}")
+
+    def writable_volume(self, number: int) -> WritableWindow:
+        """One volume of an edit; the same device each time."""
+        if number not in self._windows:
+            device = self.volume(number)
+            assert isinstance(device, WritableWindow)
+            self._windows[number] = device
+        return self._windows[number]
+
+    def split_path(self, path: str) -> tuple[int, str]:
+        """Volume number and path on it, as :meth:`sqlimage.image.image.Version.split_path` has them."""
+        return split_path(self.path, [row.number for row in self.volumes], path)
 
     def devices(self) -> dict[str, BlockDevice]:
         """The medium, then its volumes, by the names under which they are offered."""
@@ -100,15 +125,24 @@ class Work:
                 self.edit.discard()
                 return Outcome(self.path, None, "discarded")
             self.edit.driver.flush()
-            if self._is_new and not self.edit.driver.has_written:
+            if self.is_new and not self.edit.driver.has_written:
                 self.edit.discard()  # nobody asked for a version by name, and there is nothing to go on with
                 return Outcome(self.path, None, "unchanged")
             return Outcome(self.path, number, "open")
         finally:
             self.close()
 
+    def abandon(self) -> None:
+        """Let go where :meth:`finish` was never reached: a new edit that was not offered to anybody is gone."""
+        if self._is_finished:
+            return
+        if self.edit and self.is_new and not self.edit.driver.has_written:
+            self.finish("discard")
+        self.close()
+
     def close(self) -> None:
         """Let go of everything at once; what an edit has not flushed is lost."""
+        self._is_finished = True
         if self.edit:
             self.edit.close()
         else:
@@ -151,6 +185,8 @@ def open_work(
             edit = image.resume(version, user=user, message=message, cache_bytes=cache_bytes)
         else:
             waiting = [] if into else unfinished(image.database)
+            if waiting and waiting[0].held_by:
+                raise RefusedError(f"{path}: is being written by {waiting[0].held_by}", hint="try again later")
             if waiting:
                 numbers = ", ".join(f"{path}@{row.version}" for row in waiting)
                 raise RefusedError(

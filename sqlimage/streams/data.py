@@ -12,7 +12,8 @@ INSERT = (
     "ON CONFLICT (digest) DO NOTHING"
 )
 FIND = "SELECT id FROM data WHERE digest = ?"
-FIND_WITH_BYTES = "SELECT id FROM data WHERE digest = ? AND bytes IS NOT NULL"
+FIND_ALL = "SELECT digest, id FROM data WHERE digest IN"
+HELD = "SELECT digest FROM data WHERE bytes IS NOT NULL AND digest IN"
 DELETE_UNUSED = "DELETE FROM data WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM cluster_map WHERE data = ?1)"
 _TYPES = (int, bytes, int, int, bytes | None)
 _SELECT = "SELECT digest, length, flags, bytes FROM data WHERE id = ?"

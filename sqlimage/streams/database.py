@@ -31,7 +31,7 @@ _LIMITS = {
 _BUSY_MS = 5000
 _STEPS_BETWEEN_LOOKS = 200_000
 _LOG_PAGES = 16_384
-"""How long the log may grow (64 MiB) before a commit also brings it into the image."""
+"""How long the log may grow (64 MiB) before it is brought into the image."""
 _MOST_VERSIONS, _DEEPEST_LINEAGE = 10_000, 1000
 
 
@@ -43,6 +43,7 @@ class Database:
         self.connection = connection
         self.writable = writable
         self._closed = False
+        self._log_pages = 0
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> Database:
@@ -84,7 +85,25 @@ class Database:
                     f"{self.path}: cannot be edited here (SQLite answered {mode!r})",
                     hint="edit it on a local disk; network file systems have no shared memory",
                 )
-            self.connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+            self.connection.set_wal_hook(self._log_grew)
+
+    def _log_grew(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    @property
+    def is_log_long(self) -> bool:
+        """Whether the log should be brought into the image; commits do not do that by themselves."""
+        return self._log_pages > _LOG_PAGES
+
+    def shorten_log(self) -> None:
+        """Bring the log into the image, beside commits and readers, by a connection of its own; from any thread."""
+        with translated(self.path):
+            connection = _connect(self.path, "rw")
+            try:
+                connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchall()
+            finally:
+                connection.close()
 
     def end_log(self) -> bool:
         """Bring everything into the image file and remove the log; False where others are still reading, and the last

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import tempfile
@@ -18,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import sqlimage
 from sqlimage.image import flatmap, store
-from sqlimage.image.edit import Edit, begin, resume
-from tests.image.edits import SIZE, captured, check_extents, check_whole, content_of, medium, whole
+from sqlimage.image.edit import Edit
+from sqlimage.image.edits import begin, resume
+from tests.image.edits import SIZE, captured, check_extents, check_whole, content_of, medium
 from tests.images import noise
 
 WRITE_BACK_BYTES = 96 * 1024

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import sqlimage
 from sqlimage.image import effective, flatmap, lineage
 from sqlimage.image.chunks import Connections
-from sqlimage.image.edit import begin
+from sqlimage.image.edits import begin
 from sqlimage.image.flatmap import FlatMap
 from sqlimage.streams import cluster_map, control
 from sqlimage.streams.database import Database

@@ -30,7 +30,7 @@ def maps(draw: st.DrawFn) -> list[MapRecord]:
         st.lists(
             st.tuples(
                 st.sampled_from([0, 0, 1, 2, 17, 30]),
-                st.integers(1, 20),
+                st.integers(1, 5) | st.integers(40, 90),
                 st.none() | st.integers(1, 5),
                 st.integers(0, 3),
             ),

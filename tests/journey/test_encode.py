@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqlimage.codec.chunk import decode
+from sqlimage.image.describe import storable
 from sqlimage.journey.encode import Encoder
 from sqlimage.journey.jobs import NOBODY, Pack, Piece, Window
-from sqlimage.image.describe import storable
 from sqlimage.media.memory import MemoryDevice
 
 UNIT = 512
