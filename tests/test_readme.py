@@ -36,13 +36,19 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_tour_runs_line_by_line(place: Path) -> None:
-    (console,) = blocks("console")
-    lines = [line[2:] for line in console.splitlines() if line.startswith("$ ")]
-    assert len(lines) > 10
-    for line in lines:
-        done = shell(line, place)
-        assert done.returncode == 0, (line, done.stderr)
-    assert "disk.sqlimage" in done.stdout, "find, the last line, found the image"
+    lines = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    assert len(lines) > 20
+    shown = {}
+    try:
+        for line in lines:
+            done = shell(line, place)
+            assert done.returncode == 0, (line, done.stderr)
+            shown[line.split()[1]] = done.stdout
+    finally:
+        shell("mountpoint -q mnt && sqlimage unmount mnt --discard", place)
+    assert "disk.sqlimage" in shown["find"]
+    assert "/Users/ann" in shown["unmount"]
+    assert "/Users/joe/Documents/haystack.txt" in shown["audit"]
 
 
 def test_every_query_of_the_cookbook_runs_here_and_in_the_sqlite3_shell(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Parents in other files, attached: the effective views then show the whole lineage."""
+"""Parents in other files: their rows beside those of this one, so that the effective views show the whole lineage."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database, translated
 
 _STRIDE = 1_000_000
-"""Versions of the n-th attached file are shown as their number plus n times this."""
+"""Versions of the n-th other file are shown as their number plus n times this."""
 _TABLES = {
-    "control": "version, uuid, parent_uuid, bytes_per_cluster",
-    "file": "version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, deleted",
-    "extent": "version, volume, record, stream, file_offset, start_cluster, clusters",
-    "bitmap": "version, start_cluster, end_cluster",
-    "property": "version, name, value",
+    "control": ("version, uuid, parent_uuid, bytes_per_cluster", "version"),
+    "file": (
+        "version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, deleted",
+        "version, volume, path",
+    ),
+    "extent": (
+        "version, volume, record, stream, file_offset, start_cluster, clusters",
+        "version, volume, record, stream, file_offset",
+    ),
+    "bitmap": ("version, start_cluster, end_cluster", "version, start_cluster"),
+    "property": ("version, name, value", "version, name"),
 }
+"""Columns and key of what the views read."""
 _VIEW = re.compile(r"^CREATE VIEW .*?;$", re.MULTILINE | re.DOTALL)
 _SOURCE = re.compile(r"\b(FROM|JOIN) (" + "|".join(_TABLES) + r")\b( AS)?")
 _NEEDED = ("lineage", "effective_property", "effective_file", "effective_bitmap", "effective_extent", "owner")
@@ -41,36 +48,43 @@ def attach_parents(database: Database, version: Control, search: Sequence[str] =
 
 
 def _attach(database: Database, lineage: Lineage) -> None:
+    """Copy what the ancestors in other files say into temporary tables: they never change, and a statement over a
+    hundred attached files would be more than SQLite takes."""
     connection = database.connection
     with translated(database.path):
-        attached = {row[1] for row in connection.execute("PRAGMA database_list")}
-        connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 125)
+        connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
+        for table, (columns, key) in _TABLES.items():
+            connection.execute(f"DROP TABLE IF EXISTS temp.parents_{table}")
+            connection.execute(f"CREATE TEMP TABLE parents_{table} ({columns}, PRIMARY KEY ({key})) WITHOUT ROWID")
         for number, parent in enumerate(lineage.files[1:], 1):
-            if f"parent{number}" in attached:
-                connection.execute(f"DETACH parent{number}")
-            connection.execute(f"ATTACH ? AS parent{number}", [f"file:{quote(parent.path)}?mode=ro"])
-        for statement in _views(lineage):
+            versions = ", ".join(str(link.control.version) for link in lineage.links if link.file == number)
+            connection.execute("ATTACH ? AS parent", [f"file:{quote(parent.path)}?mode=ro"])
+            try:
+                for table, (columns, key) in _TABLES.items():
+                    rest = columns.partition(", ")[2]
+                    connection.execute(
+                        f"INSERT INTO temp.parents_{table} SELECT version + {number * _STRIDE}, {rest} "
+                        f"FROM parent.{table} WHERE version IN ({versions}) ORDER BY {key}"
+                    )
+            finally:
+                connection.execute("DETACH parent")
+        for statement in _views():
             connection.execute(statement)
 
 
-def _views(lineage: Lineage) -> list[str]:
-    """The views of the format over the union of all files."""
+def _views() -> list[str]:
+    """The views of the format over the rows of all files."""
     statements = []
-    for table, columns in _TABLES.items():
-        parts = [f"SELECT {columns} FROM main.{table}"]
-        rest = columns.partition(", ")[2]
-        for number in range(1, len(lineage.files)):
-            versions = ", ".join(str(link.control.version) for link in lineage.links if link.file == number)
-            parts.append(
-                f"SELECT version + {number * _STRIDE}, {rest} FROM parent{number}.{table} WHERE version IN ({versions})"
-            )
-        statements.append(f"DROP VIEW IF EXISTS temp.all_{table}")
-        statements.append(f"CREATE TEMP VIEW all_{table} ({columns}) AS {' UNION ALL '.join(parts)}")
+    for table, (columns, _) in _TABLES.items():
+        both = f"SELECT {columns} FROM main.{table} UNION ALL SELECT {columns} FROM temp.parents_{table}"
+        statements += [f"DROP VIEW IF EXISTS temp.all_{table}", f"CREATE TEMP VIEW all_{table} AS {both}"]
     text = (files("sqlimage.schema") / "views.sql").read_text("utf-8")
     for view in _VIEW.findall(text):
         name = view.split()[2]
         if name in _NEEDED:
-            statements.append(f"DROP VIEW IF EXISTS temp.{name}")
             whole = _SOURCE.sub(lambda m: f"{m[1]} all_{m[2]} AS {'' if m[3] else m[2]}".rstrip(), view)
-            statements.append(whole.replace("CREATE VIEW", "CREATE TEMP VIEW", 1))
+            statements += [
+                f"DROP VIEW IF EXISTS temp.{name}",
+                whole.replace("CREATE VIEW", "CREATE TEMP VIEW", 1),
+            ]
     return statements

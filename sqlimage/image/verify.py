@@ -51,7 +51,8 @@ _CHECKS = {
     "extent beyond the medium": """
         SELECT 'record ' || record FROM extent WHERE version = ?1 AND start_cluster + clusters - 1 > ?2""",
     "file on a volume that is not there": """
-        SELECT path FROM file WHERE version = ?1 AND volume NOT IN (SELECT number FROM volume WHERE version = ?1)""",
+        SELECT path FROM file WHERE version = ?1 AND deleted = 0
+        AND volume NOT IN (SELECT number FROM volume WHERE version = ?1)""",
 }
 
 

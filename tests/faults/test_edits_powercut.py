@@ -115,10 +115,10 @@ def look(state: Path, marks: tuple[object, ...]) -> None:
         ):
             assert mark not in marks or actions.count(action) >= times, (state, mark)
         if 2 in found:
-            driver = opened.driver("2") if found[2] == "sealed" else None
-            edit = None if driver else resume(str(path))
-            content = (driver or edit.driver).read(0, len(CONTENT))  # type: ignore[union-attr]
-            if driver:
+            edit = resume(str(path)) if found[2] == "open" else None
+            driver = edit.driver if edit else opened.driver("2")
+            content = driver.read(0, len(CONTENT))
+            if edit is None:
                 driver.close()
                 assert content == b"".join(after(len(ROUNDS)))[: len(CONTENT)]
             least, more = after(flushed), after(flushed + 1)

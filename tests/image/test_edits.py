@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import sqlimage
+from sqlimage.image.changes import Change
 from sqlimage.image.edit import EditReport
 from sqlimage.image.edits import begin
-from sqlimage.media.file import FileDevice
 from tests.conftest import run
 from tests.image.edits import check_whole, content_of
 from tests.images import noise
-from tests.make.ntfs import make_volume, mounted, write_tree
+from tests.make.ntfs import VolumeBytes, make_volume, mounted, write_tree
 
 _FILE = "volume, path, kind, bytes, modified_at, record, stream, attributes, digest"
 _STREAMS = {
@@ -47,10 +47,7 @@ def streams(image: Path, version: str | None = None) -> dict[str, list[tuple[obj
     with sqlimage.open(str(image)) as opened:
         found = opened.version(version)
         opened.attach_parents(found.control)
-        told = {
-            name: sorted(opened.database.rows(sql, [found.number]), key=repr)  #
-            for name, sql in _STREAMS.items()
-        }
+        told = {name: sorted(opened.database.rows(sql, [found.number]), key=repr) for name, sql in _STREAMS.items()}
         told["bitmap"] = list(found.allocated())
         return told
 
@@ -65,13 +62,15 @@ def check_like_a_fresh_capture(image: Path, changed: bytes, place: Path, version
     expected["volume"] = [
         (*row[:4], row[4] if row[4] is not None else hidden[row[0]], *row[5:]) for row in expected["volume"]
     ]
+    # An edit may have hashed what a capture spares itself (files that are all holes); verify_files checks it.
+    spared = {row[:-1] for row in expected["effective_file"] if row[-1] is None}
+    told["effective_file"] = [(*row[:-1], None) if row[:-1] in spared else row for row in told["effective_file"]]
     for name in expected:
         assert [row for row in told[name] if row not in expected[name]] == [], name
         assert [row for row in expected[name] if row not in told[name]] == [], name
-    if image.suffix:
-        check_whole(image)
-        with sqlimage.open(str(image)) as opened:
-            assert sqlimage.verify_files(opened.version(version)) == []
+    check_whole(image)
+    with sqlimage.open(str(image)) as opened:
+        assert sqlimage.verify_files(opened.version(version)) == []
 
 
 def told(image: Path, report: EditReport) -> set[tuple[str, str]]:
@@ -127,6 +126,11 @@ def copy(base: Path, tmp_path: Path) -> tuple[Path, Path]:
 Work = Callable[[Path], object]
 
 
+def is_stream_of_a_linked_file(change: Change) -> bool:
+    """A stream is listed beside the first name of its file, which another name may have become."""
+    return (change.action, change.kind) == ("renamed", "stream")
+
+
 def write_in_place(path: Path, at: int, content: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(at)
@@ -156,7 +160,7 @@ def write_in_place(path: Path, at: int, content: bytes) -> None:
         pytest.param(lambda root: (root / "gone").unlink(), {("deleted", "/gone")}, id="deleted"),
         pytest.param(lambda root: (root / "emptied").write_bytes(b""), {("changed", "/emptied")}, id="emptied"),
         pytest.param(lambda root: os.truncate(root / "emptied", 100), {("changed", "/emptied")}, id="shortened"),
-        pytest.param(lambda root: (root / "nothing").write_bytes(b"now something"), {("changed", "/nothing")}, id="filled"),
+        pytest.param(lambda root: (root / "nothing").write_bytes(b"now"), {("changed", "/nothing")}, id="filled"),
         pytest.param(
             lambda root: (root / "old name").rename(root / "new name"),
             {("renamed", "/new name"), ("renamed", "/new name:beside")},
@@ -172,7 +176,7 @@ def write_in_place(path: Path, at: int, content: bytes) -> None:
         ),
         pytest.param(
             lambda root: (root / "same").rename(root / "directory" / "same"),
-            {("renamed", "/directory/same"), ("renamed", "/directory/same:stream")},
+            {("renamed", "/directory/same")},
             id="moved-one-of-two-links",
         ),
         pytest.param(
@@ -189,7 +193,9 @@ def write_in_place(path: Path, at: int, content: bytes) -> None:
             id="stream",
         ),
         pytest.param(
-            lambda root: (root / "changed:added").write_bytes(b"beside"), {("created", "/changed:added")}, id="new-stream"
+            lambda root: (root / "changed:added").write_bytes(b"beside"),
+            {("created", "/changed:added")},
+            id="new-stream",
         ),
         pytest.param(
             lambda root: write_tree(root, {f"many/{n:04}": b"" for n in range(300)}),
@@ -197,7 +203,7 @@ def write_in_place(path: Path, at: int, content: bytes) -> None:
             id="many",
         ),
         pytest.param(
-            lambda root: ((root / "gone").unlink(), (root / "gone").write_bytes(noise("again", 25_000))),
+            lambda root: (root / "gone").unlink() or (root / "gone").write_bytes(noise("again", 25_000)),
             {("changed", "/gone")},
             id="replaced",
         ),
@@ -214,7 +220,7 @@ def test_the_audit_trail_names_exactly_what_was_done(
     # The system may note times of files that it only opened; nothing else may be told.
     assert expected <= told(image, report)
     beyond = {change for change in report.changes if (change.action, change.path) not in expected}
-    assert all(change.action == "changed" and change.what == ("modified_at",) for change in beyond), beyond
+    assert all(change.what == ("modified_at",) or is_stream_of_a_linked_file(change) for change in beyond), beyond
     check_like_a_fresh_capture(image, raw.read_bytes(), tmp_path)
     assert streams(image, "1") == before
     assert content_of(image, "1") == content
@@ -225,12 +231,21 @@ def test_the_audit_trail_names_exactly_what_was_done(
 
 def test_edit_upon_edit_says_what_a_fresh_capture_says(copy: tuple[Path, Path], tmp_path: Path) -> None:
     raw, image = copy
+
+    def replace_a_directory(root: Path) -> None:
+        shutil.rmtree(root / "elsewhere")
+        write_tree(root, {"directory/one": b"1" * 5000})
+
+    def put_one_in_anothers_place(root: Path) -> None:
+        (root / "grown").rename(root / "changed")
+        (root / "same:stream").unlink()
+
     turns: list[Work] = [
         lambda root: (root / "gone").unlink(),
         lambda root: (root / "gone").write_bytes(noise("back", 12_000)),
         lambda root: (root / "directory").rename(root / "elsewhere"),
-        lambda root: (shutil.rmtree(root / "elsewhere"), write_tree(root, {"directory/one": b"1" * 5000})),
-        lambda root: ((root / "grown").rename(root / "changed"), (root / "same:stream").unlink()),
+        replace_a_directory,
+        put_one_in_anothers_place,
     ]
     seen = [streams(image)]
     for number, work in enumerate(turns, 2):
@@ -294,7 +309,6 @@ def test_a_volume_in_a_child_file_reads_and_lists_like_one_in_one_file(copy: tup
     report = put(image, raw.read_bytes(), into=child)
     assert image.read_bytes() == before
     assert told(child, report) == {("changed", "/changed"), ("renamed", "/moved")}
-    assert content_of(child) == raw.read_bytes()[: len(content_of(child))] or streams(child)
     check_like_a_fresh_capture(child, raw.read_bytes(), tmp_path)
     with sqlimage.open(str(child)) as opened:
         with opened.version().content("/moved/deep/two") as content:
@@ -305,8 +319,6 @@ def test_a_volume_in_a_child_file_reads_and_lists_like_one_in_one_file(copy: tup
 def test_a_volume_left_dirty_is_sealed_all_the_same_and_marked(copy: tuple[Path, Path], tmp_path: Path) -> None:
     raw, image = copy
     # $Volume is record 3: set VOLUME_IS_DIRTY in its $VOLUME_INFORMATION.
-    from tests.make.ntfs import VolumeBytes
-
     volume = VolumeBytes(raw.read_bytes())
     volume.patch_value(3, 0x70, 10, (1).to_bytes(2, "little"))
     report = put(image, bytes(volume.content))
@@ -333,13 +345,12 @@ def test_a_volume_turned_into_garbage_is_sealed_raw_and_its_files_are_hidden(
     check_like_a_fresh_capture(image, changed, tmp_path)
     assert len(streams(image, "1")["effective_file"]) == names
     # And back again: the files are there as they were.
-    with FileDevice(raw) as device:
-        put(image, device.read(0, device.size_bytes))
+    put(image, raw.read_bytes())
     check_like_a_fresh_capture(image, raw.read_bytes(), tmp_path)
 
 
-def disk(table: str, *volumes: tuple[int, bytes]) -> bytes:
-    path = Path(os.environ["PYTEST_DISK"])
+def disk(path: Path, table: str, *volumes: tuple[int, bytes]) -> bytes:
+    """A disk of 20 MiB with the partitions, and the volumes at their sectors."""
     path.write_bytes(bytes(20 << 20))
     run("sfdisk", "-q", path, input=table.encode())
     content = bytearray(path.read_bytes())
@@ -348,39 +359,33 @@ def disk(table: str, *volumes: tuple[int, bytes]) -> bytes:
     return bytes(content)
 
 
-def test_a_disk_whose_partition_table_is_rewritten_has_the_new_volumes(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTEST_DISK", str(tmp_path / "disk"))
-    ntfs, image = base.read_bytes(), tmp_path / "i.sqlimage"
+def test_a_disk_whose_partition_table_is_rewritten_has_the_new_volumes(base: Path, tmp_path: Path) -> None:
+    ntfs, image, raw = base.read_bytes(), tmp_path / "i.sqlimage", tmp_path / "disk"
     one = "label: dos\nlabel-id: 0x1234\nstart=2048, size=12288, type=7\n"
     both = one + "start=16384, size=20000, type=83\n"
-    first = disk(both, (2048, ntfs), (16384, noise("other", 50_000)))
+    first = disk(raw, both, (2048, ntfs), (16384, noise("other", 50_000)))
     sqlimage.capture(sqlimage.MemoryDevice(first), image, preset="fast")
     for table, count in ((one, 1), (both, 2), ("label: gpt\nstart=2048, size=12288\n", 1)):
-        changed = disk(table, (2048, ntfs))
+        changed = disk(raw, table, (2048, ntfs))
         report = put(image, changed)
         with sqlimage.open(str(image)) as opened:
             assert len(opened.version().volumes()) == count
             assert opened.version().control.partition_scheme == ("gpt" if "gpt" in table else "mbr")
-            assert opened.version(str(report.version)).control.disk_id != ""
+            assert opened.version().number == report.version
         check_like_a_fresh_capture(image, changed, tmp_path)
     # A table that is gone, and one whose only volume with files is gone.
-    for changed in (bytes(20 << 20), disk("label: dos\nstart=4096, size=2048, type=83\n")):
+    for changed in (bytes(20 << 20), disk(raw, "label: dos\nstart=4096, size=2048, type=83\n")):
         report = put(image, changed)
         check_like_a_fresh_capture(image, changed, tmp_path)
 
 
-def test_a_second_volume_with_files_that_is_gone_takes_its_files_with_it(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTEST_DISK", str(tmp_path / "disk"))
-    ntfs, image = base.read_bytes(), tmp_path / "i.sqlimage"
+def test_a_second_volume_with_files_that_is_gone_takes_its_files_with_it(base: Path, tmp_path: Path) -> None:
+    ntfs, image, raw = base.read_bytes(), tmp_path / "i.sqlimage", tmp_path / "disk"
     one = "label: dos\nlabel-id: 0x1234\nstart=2048, size=12288, type=7\n"
     sqlimage.capture(
-        sqlimage.MemoryDevice(disk(one + "start=16384, size=12288, type=7\n", (2048, ntfs), (16384, ntfs))), image
+        sqlimage.MemoryDevice(disk(raw, one + "start=16384, size=12288, type=7\n", (2048, ntfs), (16384, ntfs))), image
     )
-    changed = disk(one, (2048, ntfs))
+    changed = disk(raw, one, (2048, ntfs))
     report = put(image, changed)
     assert {change.volume for change in report.changes} == {1}
     assert ("deleted", "/changed") in {(change.action, change.path) for change in report.changes}

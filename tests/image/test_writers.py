@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sqlimage
-from sqlimage.image.edit import begin, resume
+from sqlimage.image.edits import begin, resume
 from tests.conftest import CHECKOUT
 from tests.image.edits import SIZE, captured, check_whole, content_of, medium
 from tests.images import noise
@@ -21,7 +21,7 @@ UNIT = 4096
 
 _TRY = """
 import sys, sqlimage
-from sqlimage.image.edit import begin
+from sqlimage.image.edits import begin
 try:
     begin(sys.argv[1])
 except sqlimage.RefusedError as problem:
