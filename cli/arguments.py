@@ -27,7 +27,12 @@ LabelOption = Annotated[str | None, typer.Option(help="A name for the new versio
 IntoOption = Annotated[str | None, typer.Option(metavar="CHILD", help="Write into a new child file, not into IMAGE.")]
 CommitOption = Annotated[bool, typer.Option("--commit", help="At the end, make what was written a sealed version.")]
 DiscardOption = Annotated[bool, typer.Option("--discard", help="At the end, throw away what was written.")]
-CacheOption = Annotated[str, typer.Option(metavar="SIZE", help="Memory for decoded chunks.")]
+CacheOption = Annotated[str, typer.Option(metavar="SIZE", help="Temporary file for decoded data; 0 for none.")]
+
+
+def cache_of(text: str) -> sqlimage.Cache:
+    """What ``--cache`` means."""
+    return sqlimage.Cache(memory_bytes=64 << 20, scratch_bytes=sqlimage.parse_size(text))
 
 
 def how_it_ends(commit: bool, discard: bool) -> str:

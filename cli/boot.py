@@ -18,6 +18,7 @@ from .arguments import (
     LabelOption,
     MessageOption,
     UserOption,
+    cache_of,
     how_it_ends,
     split_image,
 )
@@ -48,7 +49,7 @@ def command(
     label: LabelOption = None,
     message: MessageOption = None,
     user: UserOption = None,
-    cache: CacheOption = "256MiB",
+    cache: CacheOption = "4GiB",
 ) -> None:
     """Boot a machine from an image, in QEMU. It writes into a new version; the one it starts from never changes.
 
@@ -76,7 +77,7 @@ def command(
         label=label,
         user=user,
         message=message,
-        cache_bytes=parse_size(cache),
+        cache=cache_of(cache),
         on_note=say,
     )
     print_outcome(outcome)

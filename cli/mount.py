@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 import sqlimage
-from sqlimage import parse_size
 
 from .arguments import (
     CacheOption,
@@ -17,6 +16,7 @@ from .arguments import (
     LabelOption,
     MessageOption,
     UserOption,
+    cache_of,
     split_image,
 )
 from .output import message as say
@@ -45,7 +45,7 @@ def command(
     label: LabelOption = None,
     message: MessageOption = None,
     user: UserOption = None,
-    cache: CacheOption = "256MiB",
+    cache: CacheOption = "4GiB",
     json: JsonOption = False,
 ) -> None:
     """Mount an image: the files of its volumes, or with --device the disk itself.
@@ -69,7 +69,7 @@ def command(
         label=label,
         user=user,
         message=message,
-        cache_bytes=parse_size(cache),
+        cache=cache_of(cache),
     )
     if json:
         print_json(told)

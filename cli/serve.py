@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 import sqlimage
-from sqlimage import parse_size
 
 from .arguments import (
     CacheOption,
@@ -20,6 +19,7 @@ from .arguments import (
     LabelOption,
     MessageOption,
     UserOption,
+    cache_of,
     how_it_ends,
     split_image,
 )
@@ -59,7 +59,7 @@ def command(
         str | None, typer.Option(metavar="FILE", help="Demand TLS with pre-shared keys (Python 3.13 and later).")
     ] = None,
     connections: Annotated[int, typer.Option(help="Clients at a time.", min=1, max=1024)] = 64,
-    cache: CacheOption = "256MiB",
+    cache: CacheOption = "4GiB",
     json: JsonOption = False,
 ) -> None:
     """Serve an image over NBD, on the Unix socket IMAGE.sock unless told otherwise, until interrupted.
@@ -95,7 +95,7 @@ def command(
         label=label,
         user=user,
         message=message,
-        cache_bytes=parse_size(cache),
+        cache=cache_of(cache),
         on_ready=ready,
         on_problem=say,
     )

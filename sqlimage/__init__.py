@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sqlimage.device import BlockDevice, DeviceExtent, WritableDevice
     from sqlimage.filesystem.contract import Content, read_all
     from sqlimage.image.changes import Change
+    from sqlimage.image.chunks import Cache
     from sqlimage.image.driver import ImageDriver
     from sqlimage.image.edit import Edit, EditReport
     from sqlimage.image.edit_driver import EditDriver
@@ -71,6 +72,7 @@ _HOMES = {
     "filesystem.contract": ("Content", "read_all"),
     "boot": ("Machine",),
     "image.changes": ("Change",),
+    "image.chunks": ("Cache",),
     "image.driver": ("ImageDriver",),
     "image.edit": ("Edit", "EditReport"),
     "image.edit_driver": ("EditDriver",),
@@ -108,6 +110,7 @@ __all__ = [
     "Answer",
     "AuditRow",
     "BlockDevice",
+    "Cache",
     "CaptureReport",
     "Change",
     "Changes",

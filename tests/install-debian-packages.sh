@@ -8,7 +8,7 @@ PATH=$PATH:/usr/sbin:/sbin
 WANTED='ntfs-3g:mkntfs dosfstools:mkfs.fat mtools:mcopy e2fsprogs:mke2fs fdisk:sfdisk gdisk:sgdisk
 sleuthkit:fls sqlite3:sqlite3 zstd:zstd util-linux:losetup fuse3:fusermount3 python3-venv:python3
 qemu-utils:qemu-img wimtools:wimlib-imagex partclone:partclone.ntfs openssl:openssl
-fio:fio libnbd-bin:nbdcopy python3-libnbd:python3 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs nbd-client:nbd-client fuse2fs:fuse2fs exfat-fuse:mount.exfat-fuse exfatprogs:mkfs.exfat
+fio:fio libnbd-bin:nbdcopy python3-libnbd:nbdsh xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs nbd-client:nbd-client fuse2fs:fuse2fs exfat-fuse:mount.exfat-fuse exfatprogs:mkfs.exfat
 qemu-system-x86:qemu-system-x86_64 syslinux:syslinux busybox-static:busybox cpio:cpio binutils:as'
 missing=
 for pair in $WANTED; do

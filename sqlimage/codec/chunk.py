@@ -59,14 +59,6 @@ def decode(stored: bytes, flags: int, length: int, expected_digest: bytes, *, da
     ``length`` is what the row claims (bytes); a frame that claims anything else is refused before it is opened.
     Raises :class:`~sqlimage.errors.DamagedError`, which carries ``data``.
     """
-    content = decode_verified(stored, flags, length, data=data)
-    if digest(content) != expected_digest:
-        raise DamagedError(f"data {data}: the bytes do not match their digest", data=data)
-    return content
-
-
-def decode_verified(stored: bytes, flags: int, length: int, *, data: int | None = None) -> bytes:
-    """As :func:`decode`, for stored bytes that are known to give the right content: the digest is not computed."""
     if not 1 <= length <= MAX_CHUNK_BYTES:
         raise DamagedError(f"data {data}: a length of {length} bytes; allowed are 1 to {MAX_CHUNK_BYTES}", data=data)
     if flags == ChunkFlag.ZSTD:
@@ -77,6 +69,8 @@ def decode_verified(stored: bytes, flags: int, length: int, *, data: int | None 
         raise DamagedError(f"data {data}: flags {flags:#x} are not known", data=data)
     if len(content) != length:
         raise DamagedError(f"data {data}: {len(content)} bytes where {length} were promised", data=data)
+    if digest(content) != expected_digest:
+        raise DamagedError(f"data {data}: the bytes do not match their digest", data=data)
     return content
 
 

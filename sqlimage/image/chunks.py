@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 
-from sqlimage.codec.chunk import decode, decode_verified
+from sqlimage.codec.chunk import decode
 from sqlimage.errors import DamagedError
+from sqlimage.image.keys import Key
+from sqlimage.image.scratch import Scratch
 from sqlimage.streams import data
 from sqlimage.streams.data import StoredChunk
 from sqlimage.streams.database import Database
-from sqlimage.units import MIB
+from sqlimage.units import GIB, MIB
 
-CACHE_BYTES = 32 * MIB
-Key = tuple[int, int]
-"""Index of a file in its lineage, and the id of a row of its data stream."""
-_MOST_SEEN = 1 << 20
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """How much is kept of what was decoded."""
+
+    memory_bytes: int = 32 * MIB
+    scratch_bytes: int = 0
+    """In a temporary file, of what memory has no room for; 0 keeps none."""
+
+
+SMALL = Cache()
+"""For a command that reads here and there."""
+LARGE = Cache(64 * MIB, 4 * GIB)
+"""For a program that works on an image as on a disk."""
 
 
 def content_of(chunk: StoredChunk) -> bytes:
@@ -77,24 +89,31 @@ def fetch(connections: list[Connections], key: Key) -> bytes:
 
 
 class ChunkCache:
-    """The chunks used last, up to ``limit_bytes`` of content; safe from any thread.
+    """The chunks used last, in memory, and those that fell out of it in a temporary file; safe from any thread."""
 
-    A chunk that falls out and comes back is compared with what was verified before by a checksum of its stored bytes,
-    which costs a tenth of its digest.
-    """
-
-    def __init__(self, connections: list[Connections], limit_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, connections: list[Connections], limits: Cache = SMALL) -> None:
         self._connections = connections
-        self._limit_bytes = limit_bytes
+        self._limit_bytes = limits.memory_bytes
         self._held: OrderedDict[Key, bytes] = OrderedDict()
         self._held_bytes = 0
-        self._seen: dict[Key, tuple[int, int, int]] = {}
+        self._scratch = Scratch(limits.scratch_bytes)
         self._coming: dict[Key, Future[bytes]] = {}
         self._lock = threading.Lock()
 
     def peek(self, key: Key) -> bool:
         """Whether a chunk is at hand."""
-        return key in self._held
+        return key in self._held or key in self._scratch
+
+    def copy(self, key: Key, offset_bytes: int, view: memoryview) -> bool:
+        """Fill a buffer with bytes of a chunk, verified when it was decoded; False where it has not so many."""
+        content = self._held.get(key)
+        if content is None and self._scratch.read_into(key, offset_bytes, view):
+            return True
+        content = self.get(key)
+        if offset_bytes < 0 or offset_bytes + len(view) > len(content):
+            return False
+        view[:] = memoryview(content)[offset_bytes : offset_bytes + len(view)]
+        return True
 
     def get(self, key: Key) -> bytes:
         """The content of a chunk, verified."""
@@ -109,38 +128,34 @@ class ChunkCache:
         if coming is not None:
             return coming.result()
         try:
-            content = self._fetch(key)
+            content = fetch(self._connections, key)
         except BaseException as problem:
             with self._lock:
                 del self._coming[key]
             mine.set_exception(problem)
             raise
+        fallen = []
         with self._lock:
             del self._coming[key]
             self._held[key] = content
             self._held_bytes += len(content)
             while self._held_bytes > self._limit_bytes and len(self._held) > 1:
-                self._held_bytes -= len(self._held.popitem(last=False)[1])
+                fallen.append(self._held.popitem(last=False))
+                self._held_bytes -= len(fallen[-1][1])
         mine.set_result(content)
+        for gone, old in fallen:
+            self._scratch.put(gone, old)
         return content
 
     def begin(self, keys: Iterable[Key], pool: ThreadPoolExecutor) -> None:
         """Have chunks fetched by ``pool``, so that :meth:`get` finds them at hand or on their way."""
         for key in keys:
-            if key not in self._held and key not in self._coming:
+            if key not in self._coming and not self.peek(key):
                 pool.submit(self._fetch_ahead, key)
 
     def _fetch_ahead(self, key: Key) -> None:
         with suppress(Exception):  # whoever needs it will be told
             self.get(key)
 
-    def _fetch(self, key: Key) -> bytes:
-        chunk = read_stored(self._connections, key)
-        assert chunk.stored is not None
-        checksum = (zlib.crc32(chunk.stored), chunk.flags, chunk.length)
-        if self._seen.get(key) == checksum:
-            return decode_verified(chunk.stored, chunk.flags, chunk.length, data=chunk.id)
-        content = content_of(chunk)
-        if len(self._seen) < _MOST_SEEN:
-            self._seen[key] = checksum
-        return content
+    def close(self) -> None:
+        self._scratch.close()

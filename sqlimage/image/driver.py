@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sqlimage.device import Buffer, DeviceExtent, check_range
 from sqlimage.errors import DamagedError
-from sqlimage.image.chunks import CACHE_BYTES, ChunkCache, Connections, Key
+from sqlimage.image.chunks import SMALL, Cache, ChunkCache, Connections
 from sqlimage.image.flatmap import WINDOW_CLUSTERS, FlatMap
+from sqlimage.image.keys import Key
 from sqlimage.image.lineage import resolve
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
@@ -26,13 +27,18 @@ Place = tuple[int, int, Key, int]
 class ImageDriver:
     """The read side of one version. What no record maps reads as zeros.
 
-    ``cache_bytes`` bounds the decoded chunks that are kept; ``search`` are directories in which parents are looked for.
+    ``cache`` bounds the decoded chunks that are kept; ``search`` are directories in which parents are looked for.
     Reading raises :class:`~sqlimage.errors.DamagedError` where a content does not match its digest and
     :class:`~sqlimage.errors.FormatError` where the map contradicts itself; wrong bytes are never returned.
     """
 
     def __init__(
-        self, database: Database, control: Control, *, search: Sequence[str] = (), cache_bytes: int = CACHE_BYTES
+        self,
+        database: Database,
+        control: Control,
+        *,
+        search: Sequence[str] = (),
+        cache: Cache = SMALL,
     ) -> None:
         self._path = database.path
         self._control = control
@@ -40,7 +46,7 @@ class ImageDriver:
         self._lineage = resolve(database, control, search)
         self._connections = [Connections(file) for file in self._lineage.files]
         self._map = FlatMap(self._lineage, self._connections)
-        self._chunks = ChunkCache(self._connections, cache_bytes)
+        self._chunks = ChunkCache(self._connections, cache)
         self._pool: ThreadPoolExecutor | None = None
         self._next_bytes = -1
         """Where a read would begin that goes on where the last one ended."""
@@ -127,10 +133,8 @@ class ImageDriver:
             low, high = low - begin, high - begin
             if low > filled:
                 view[filled:low] = bytes(low - filled)
-            content = self._chunks.get(key)
-            if at < 0 or at + high - low > len(content):
+            if not self._chunks.copy(key, at, view[low:high]):
                 raise DamagedError(f"{self._path}: a map record reaches beyond data {key[1]}", data=key[1])
-            view[low:high] = memoryview(content)[at : at + high - low]
             filled = high
         if filled < len(view):
             view[filled:] = bytes(len(view) - filled)
@@ -160,6 +164,7 @@ class ImageDriver:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+        self._chunks.close()
         for connections in self._connections:
             connections.close()
         self._lineage.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from sqlimage.image.attach import attach_parents
 from sqlimage.image.changes import Change
+from sqlimage.image.chunks import Cache
 from sqlimage.image.edit_driver import WRITE_BACK_BYTES, EditDriver
 from sqlimage.image.seal import Sealing
 from sqlimage.streams import audit, control
@@ -58,7 +60,7 @@ class Edit:
         search: Sequence[str],
         user: str | None,
         message: str | None,
-        cache_bytes: int,
+        cache: Cache,
         write_back_bytes: int = WRITE_BACK_BYTES,
     ) -> None:
         self.path = path
@@ -68,12 +70,11 @@ class Edit:
         self._user = user
         self._message = message
         self._is_open = True
+        self._is_empty = False
         self.let_go: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered while the log is removed: others in this process let go of the file meanwhile."""
         attach_parents(database, version, search)
-        self.driver = EditDriver(
-            database, version, search=search, cache_bytes=cache_bytes, write_back_bytes=write_back_bytes
-        )
+        self.driver = EditDriver(database, version, search=search, cache=cache, write_back_bytes=write_back_bytes)
 
     @property
     def number(self) -> int:
@@ -150,9 +151,14 @@ class Edit:
             version=self.number,
             clusters=sealing.written_clusters,
             length_bytes=sealing.written_clusters * self.control.bytes_per_cluster,
-            detail={"message": self._message, **count, "notes": _notes(sealing)},
+            detail={"message": self._message or self._begun_message(), **count, "notes": _notes(sealing)},
             user=self._user,
         )
+
+    def _begun_message(self) -> str | None:
+        """What was said when the edit began; a resumed one is committed under it."""
+        begun = self._database.row(audit.SELECT_BEGUN, [self.number])
+        return begun[1] if begun else None
 
     def discard(self) -> None:
         """Remove the version and all that only it holds; the audit trail keeps that it was there."""
@@ -160,13 +166,16 @@ class Edit:
         self.close()
 
     def _remove(self, action: str, detail: dict[str, object]) -> None:
+        self.driver.close()  # nothing is written behind our back from here on
         database, number = self._database, self.number
         with database.transaction():
             for table in _STREAMS:
                 database.run(f"DELETE FROM {table} WHERE version = ?", [number])
             database.run("DELETE FROM data WHERE id NOT IN (SELECT data FROM cluster_map WHERE data IS NOT NULL)")
             audit.append(database, action, tool=TOOL, version=number, detail=detail, user=self._user)
-        database.run(f"PRAGMA incremental_vacuum({_FREE_PAGES_AT_A_TIME})")
+        while database.rows("PRAGMA freelist_count") != [(0,)]:
+            database.rows(f"PRAGMA incremental_vacuum({_FREE_PAGES_AT_A_TIME})")
+        self._is_empty = not control.versions(database)
 
     def close(self) -> None:
         """Let go of the image. What was flushed stays in the open version, to be resumed; what was not is lost."""
@@ -178,6 +187,8 @@ class Edit:
                     self._database.end_log()
             finally:
                 self._database.close()
+                if self._is_empty:  # a child file whose only version is gone
+                    os.unlink(self.path)
                 self._lock.close()
 
     def __enter__(self) -> Edit:

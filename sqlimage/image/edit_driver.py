@@ -9,7 +9,7 @@ from contextlib import suppress
 from sqlimage.device import Buffer, check_range
 from sqlimage.errors import DamagedError, SqlimageError
 from sqlimage.extent import Runs
-from sqlimage.image.chunks import CACHE_BYTES
+from sqlimage.image.chunks import SMALL, Cache
 from sqlimage.image.driver import ImageDriver
 from sqlimage.image.flatmap import WINDOW_CLUSTERS
 from sqlimage.image.overlay import Overlay
@@ -39,14 +39,19 @@ class EditDriver(ImageDriver):
         control: Control,
         *,
         search: Sequence[str] = (),
-        cache_bytes: int = CACHE_BYTES,
+        cache: Cache = SMALL,
         write_back_bytes: int = WRITE_BACK_BYTES,
     ) -> None:
-        super().__init__(database, control, search=search, cache_bytes=cache_bytes)
+        super().__init__(database, control, search=search, cache=cache)
         self._limit_bytes = write_back_bytes
         self._database = database
         self._shortening: threading.Thread | None = None
-        self._store = Store(database, control, self._connections[1:])
+        links = self._lineage.links
+        others = [
+            (connections, [link.control.version for link in links if link.file == file])
+            for file, connections in enumerate(self._connections[1:], 1)
+        ]
+        self._store = Store(database, control, others)
         self._overlay = Overlay(self._unit)
         self._flushing = Overlay(self._unit)
         """What is on its way into the database: beneath the overlay, above the map."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlimage.errors import NotFoundError, RefusedError, UsageError
-from sqlimage.image.chunks import CACHE_BYTES
+from sqlimage.image.chunks import SMALL, Cache
 from sqlimage.image.edit import Edit
 from sqlimage.image.edit_driver import WRITE_BACK_BYTES
 from sqlimage.streams import audit, cluster_map, control, properties, schema
@@ -29,7 +29,7 @@ def begin(
     user: str | None = None,
     message: str | None = None,
     search: Sequence[str] = (),
-    cache_bytes: int = CACHE_BYTES,
+    cache: Cache = SMALL,
     write_back_bytes: int = WRITE_BACK_BYTES,
 ) -> Edit:
     """Open a new version on top of a sealed one (the latest, unless told otherwise), in the same file or, with
@@ -41,22 +41,16 @@ def begin(
     check_label(label)
     if into is not None:
         search = [*search, os.path.dirname(os.path.abspath(path))]
-        path, version = _make_child(path, version, os.fspath(into), label), "1"
-    lock = WriterLock(os.path.abspath(path), "editing")
+        path, version = _make_child(path, version, os.fspath(into), label, user, message), "1"
+    lock = WriterLock(os.path.realpath(path), "editing")
     try:
         database = Database.open(path, writable=True)
         try:
             found = control.find_version(database, version)
-            with database.transaction():
-                if into is None:
+            if into is None:
+                with database.transaction():
                     found = _open_version(database, found, label)
-                detail: dict[str, object] = {
-                    "message": message,
-                    "label": label,
-                    "parent": found.parent_uuid,
-                    "uuid": found.uuid,
-                }
-                audit.append(database, "edit-begin", tool=TOOL, version=found.version, detail=detail, user=user)
+                    _tell_begin(database, found, user, message)
             database.use_log()
             return Edit(
                 database.path,
@@ -66,7 +60,7 @@ def begin(
                 search=search,
                 user=user,
                 message=message,
-                cache_bytes=cache_bytes,
+                cache=cache,
                 write_back_bytes=write_back_bytes,
             )
         except BaseException:
@@ -84,7 +78,7 @@ def resume(
     user: str | None = None,
     message: str | None = None,
     search: Sequence[str] = (),
-    cache_bytes: int = CACHE_BYTES,
+    cache: Cache = SMALL,
     write_back_bytes: int = WRITE_BACK_BYTES,
 ) -> Edit:
     """Go on with an edit that was left open, by a crash or by :meth:`Edit.close`; the only one, unless told which.
@@ -92,7 +86,7 @@ def resume(
     Raises :class:`~sqlimage.errors.NotFoundError` where there is none, and
     :class:`~sqlimage.errors.RefusedError` where another process is working on the file.
     """
-    lock = WriterLock(os.path.abspath(path), "editing")
+    lock = WriterLock(os.path.realpath(path), "editing")
     try:
         database = Database.open(path, writable=True)
         try:
@@ -106,7 +100,7 @@ def resume(
                 search=search,
                 user=user,
                 message=message,
-                cache_bytes=cache_bytes,
+                cache=cache,
                 write_back_bytes=write_back_bytes,
             )
         except BaseException:
@@ -184,8 +178,10 @@ def _open_version(database: Database, parent: Control, label: str | None) -> Con
     if parent.state != "sealed":
         raise RefusedError(
             f"{database.path}: version {parent.version} is an edit that is not finished",
-            hint=f"resume it (`sqlimage edit resume {database.path} {parent.version}`), commit it or discard it",
+            hint=f"go on with it as {database.path}@{parent.version}, commit it or discard it",
         )
+    if label is not None and any(known.label == label for known in control.versions(database)):
+        raise UsageError(f"{database.path}: there is a version with the label {label!r}", hint="choose another")
     number = control.next_version(database)
     opened = _child_of(parent, number, label, None)
     control.insert_control(database, opened)
@@ -209,7 +205,14 @@ def _child_of(parent: Control, number: int, label: str | None, parent_name: str 
     )
 
 
-def _make_child(path: str, version: str | None, child: str, label: str | None) -> str:
+def _tell_begin(database: Database, opened: Control, user: str | None, message: str | None) -> None:
+    told = {"message": message, "label": opened.label, "parent": opened.parent_uuid, "uuid": opened.uuid}
+    audit.append(database, "edit-begin", tool=TOOL, version=opened.version, detail={**told}, user=user)
+
+
+def _make_child(
+    path: str, version: str | None, child: str, label: str | None, user: str | None, message: str | None
+) -> str:
     """A new image whose only version is open and has its parent in another file."""
     with Database.open(path) as database:
         parent = control.find_version(database, version)
@@ -221,7 +224,9 @@ def _make_child(path: str, version: str | None, child: str, label: str | None) -
         made.run("BEGIN")
         for name, value in (("oldest_reader", schema.OLDEST_READER), ("writer", TOOL)):
             made.run("INSERT INTO format (name, value) VALUES (?, ?)", [name, value])
-        control.insert_control(made, _child_of(parent, 1, label, os.path.basename(path)))
+        opened = _child_of(parent, 1, label, os.path.basename(path))
+        control.insert_control(made, opened)
+        _tell_begin(made, opened, user, message)
         for volume in volumes:
             control.insert_volume(made, dataclasses.replace(volume, version=1))
         properties.put(made, 1, "capture.tool", TOOL)

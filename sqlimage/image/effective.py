@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from sqlimage.errors import FormatError
-from sqlimage.image.chunks import Connections, Key
+from sqlimage.image.chunks import Connections
 from sqlimage.image.flatmap import reach
+from sqlimage.image.keys import Key
 from sqlimage.image.lineage import Lineage
 from sqlimage.streams import cluster_map
 from sqlimage.streams.cluster_map import MapTable

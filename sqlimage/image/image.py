@@ -12,7 +12,7 @@ from sqlimage.extent import Runs
 from sqlimage.filesystem.contract import Content, FileSystem
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.image.attach import attach_parents
-from sqlimage.image.chunks import CACHE_BYTES
+from sqlimage.image.chunks import SMALL, Cache
 from sqlimage.image.driver import ImageDriver
 from sqlimage.media.window import Window
 from sqlimage.streams import audit, bitmap, control, files, properties
@@ -79,7 +79,7 @@ class Image:
         label: str | None = None,
         user: str | None = None,
         message: str | None = None,
-        cache_bytes: int = CACHE_BYTES,
+        cache: Cache = SMALL,
     ) -> Edit:
         """Begin an edit on top of a sealed version (the latest, unless told otherwise), in this file or, with ``into``,
         in a new child file::
@@ -100,7 +100,7 @@ class Image:
             user=user,
             message=message,
             search=self.search,
-            cache_bytes=cache_bytes,
+            cache=cache,
         )
         begun.let_go = self._let_go
         return begun
@@ -111,7 +111,7 @@ class Image:
         *,
         user: str | None = None,
         message: str | None = None,
-        cache_bytes: int = CACHE_BYTES,
+        cache: Cache = SMALL,
     ) -> Edit:
         """Go on with an edit that was left open: the only one there is, unless told which.
 
@@ -119,7 +119,7 @@ class Image:
         """
         from sqlimage.image.edits import resume
 
-        resumed = resume(self.path, version, user=user, message=message, search=self.search, cache_bytes=cache_bytes)
+        resumed = resume(self.path, version, user=user, message=message, search=self.search, cache=cache)
         resumed.let_go = self._let_go
         return resumed
 
@@ -182,9 +182,14 @@ class Version:
         numbers = ", ".join(str(volume.number) for volume in known)
         raise NotFoundError(f"{self.image.path}: no volume {number}", hint=f"there are {numbers}")
 
-    def driver(self, *, cache_bytes: int = CACHE_BYTES) -> ImageDriver:
-        """This version as a block device; close it when done. ``cache_bytes`` bounds the decoded chunks it keeps."""
-        return ImageDriver(self.image.database, self.control, search=self.image.search, cache_bytes=cache_bytes)
+    def driver(self, *, cache: Cache = SMALL) -> ImageDriver:
+        """This version as a block device; close it when done. ``cache`` bounds the decoded chunks it keeps."""
+        return ImageDriver(
+            self.image.database,
+            self.control,
+            search=self.image.search,
+            cache=cache,
+        )
 
     def allocated(self) -> Runs:
         """The bitmap stream: allocated runs, in clusters of the medium."""

@@ -11,6 +11,8 @@ from sqlimage.streams.database import Database
 
 _WINDOW_CLUSTERS = 4096
 _MOST_WINDOWS = 1 << 14
+_LONG_CLUSTERS = 64 * _WINDOW_CLUSTERS
+"""A range as long as this is looked up in the database: there may be any number of windows in it."""
 _NEAR_CLUSTERS = 16
 """New records that lie closer than this are looked up together."""
 
@@ -54,11 +56,20 @@ class Cover:
 
     def meets(self, first: int, last: int) -> bool:
         """Whether a record of the version may touch clusters ``first .. last`` (inclusive)."""
+        if last - first >= _LONG_CLUSTERS:
+            return True
         return any(self._mask(number) & bits for number, bits in _bits(first, last))
 
     def add(self, first: int, last: int) -> None:
+        """Records of these clusters are in the database now. Windows that are not at hand will be read from there."""
+        if last - first >= _LONG_CLUSTERS:
+            low, high = first // _WINDOW_CLUSTERS, last // _WINDOW_CLUSTERS
+            for number in [number for number in self._masks if low <= number <= high]:
+                del self._masks[number]
+            return
         for number, bits in _bits(first, last):
-            self._masks[number] = self._mask(number) | bits
+            if number in self._masks:
+                self._masks[number] |= bits
 
     def _mask(self, number: int) -> int:
         mask = self._masks.get(number)
@@ -89,11 +100,8 @@ def store(
     caller's transaction. ``cover`` spares look-ups. Returns the data that lost a record by it."""
     own: list[MapRecord] = []
     for group in _groups(new):
-        if cover is not None:
-            is_new = not cover.meets(group[0].start_cluster, group[-1].end_cluster)
-            cover.add(group[0].start_cluster, group[-1].end_cluster)
-            if is_new:
-                continue
+        if cover is not None and not cover.meets(group[0].start_cluster, group[-1].end_cluster):
+            continue
         for record in cluster_map.in_range(database, version, group[0].start_cluster, group[-1].end_cluster):
             if not own or record.start_cluster > own[-1].start_cluster:  # a long one may meet several groups
                 own.append(record)
@@ -108,6 +116,9 @@ def store(
     if gone:
         database.run_many(cluster_map.DELETE, gone)
     database.run_many(cluster_map.INSERT, [*added, *(_row(version, record) for record in new)])
+    if cover is not None:
+        for record in new:
+            cover.add(record.start_cluster, record.end_cluster)
     return lost
 
 

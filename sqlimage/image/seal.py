@@ -131,6 +131,8 @@ class Sealing:
         file_system = None
         for row in range(len(contents)):
             size, content = int(contents.size_bytes[row]), (int(contents.record[row]), streams[row])
+            if not places.get(content):
+                continue  # nothing but holes
             old = known.get(content)
             # A page file has none, unless it was captured on request.
             is_left_out = row in left_out and (old is None or old[9] is None)

@@ -27,6 +27,13 @@ _MOST_ASKED = 1000
 _place = attrgetter("start_cluster")
 _SELECT_UNUSED = "SELECT id FROM data WHERE NOT EXISTS (SELECT 1 FROM cluster_map WHERE data = data.id)"
 
+_HELD = (
+    "SELECT digest FROM data WHERE bytes IS NOT NULL AND EXISTS "
+    "(SELECT 1 FROM cluster_map WHERE cluster_map.data = data.id AND version IN ({versions})) AND digest IN ({marks})"
+)
+
+Ancestor = tuple[Connections, Sequence[int]]
+"""Another file of the lineage, and the versions in it that belong to the lineage."""
 Coded = tuple[bytes, int, int, bytes]
 """Digest, length, flags and stored bytes of a piece."""
 
@@ -34,13 +41,13 @@ Coded = tuple[bytes, int, int, bytes]
 class Store:
     """The one writer of an open version. Not safe from two threads: the caller takes turns."""
 
-    def __init__(self, database: Database, version: Control, ancestors: Sequence[Connections]) -> None:
+    def __init__(self, database: Database, version: Control, ancestors: Sequence[Ancestor]) -> None:
         self._database = database
         self._version = version.version
         self._unit = version.bytes_per_cluster
         self._chunk_clusters = max(1, version.chunk_bytes // version.bytes_per_cluster)
         self._ancestors = ancestors
-        """The other files of the lineage, where content may lie already."""
+        """Where content may lie already. What other versions of those files hold is nothing to rely on: they may go."""
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
         row = database.row("SELECT coalesce(max(id), 0) FROM data")
         assert row is not None
@@ -104,8 +111,9 @@ class Store:
             asked = digests[part : part + _MOST_ASKED]
             marks = ", ".join("?" * len(asked))
             numbers.update(self._database.rows(f"{data.FIND_ALL} ({marks})", asked))
-            for ancestor in self._ancestors:
-                held_elsewhere.update(row[0] for row in ancestor.mine().rows(f"{data.HELD} ({marks})", asked))
+            for connections, versions in self._ancestors:
+                held = _HELD.format(versions=", ".join(map(str, versions)), marks=marks)
+                held_elsewhere.update(row[0] for row in connections.mine().rows(held, asked))
         new = []
         for content, length, flags, stored in coded:
             if content not in numbers:

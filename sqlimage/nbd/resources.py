@@ -3,6 +3,7 @@ say what went wrong."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -106,7 +107,8 @@ class Resources:
         """Tell a problem, but not the same one again and again: a client can ask for a damaged block for ever."""
         if self._on_problem is not None and message != self._last:
             self._last = message
-            self._on_problem(message)
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more; the clients are served on
+                self._on_problem(message)
 
     def attempt(self, operation: Callable[..., object], *arguments: Any) -> int:
         """Do something to a device; returns the error number for the client, or 0."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import quote
@@ -99,9 +100,10 @@ class Server:
             raise
         self.uris = tuple(self._uri(listener, export) for listener in self._listeners for export in self._exports)
         self._bell = os.eventfd(0, os.EFD_CLOEXEC)
-        self._resources.start()
         self._acceptor = threading.Thread(target=self._accept_all, name="nbd-acceptor", daemon=True)
-        self._acceptor.start()
+        with _without_sigpipe():
+            self._resources.start()
+            self._acceptor.start()
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Accept nobody any more, answer what is under way, flush each writable device once, close. Clients that take
@@ -244,6 +246,17 @@ def _offers(exports: Sequence[Export]) -> tuple[Offer, ...]:
     if len({offer.name for offer in offers}) < len(offers):
         raise UsageError("two exports have the same name")
     return tuple(offers)
+
+
+@contextlib.contextmanager
+def _without_sigpipe() -> Iterator[None]:
+    """Threads started in the block, and those they start, are not ended by a client that hangs up before its reply: a
+    command line lets SIGPIPE end the process, and OpenSSL writes without ``MSG_NOSIGNAL``."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> None:

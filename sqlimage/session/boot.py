@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from sqlimage import boot
 from sqlimage.errors import UsageError
+from sqlimage.image.chunks import LARGE, Cache
 from sqlimage.media.geometry import Geometry
-from sqlimage.session.work import CACHE_BYTES, ENDS, Outcome, open_work
+from sqlimage.session.work import ENDS, Outcome, open_work
 
 
 def boot_image(
@@ -22,7 +23,7 @@ def boot_image(
     user: str | None = None,
     message: str | None = None,
     search: Sequence[str] = (),
-    cache_bytes: int = CACHE_BYTES,
+    cache: Cache = LARGE,
     on_note: Callable[[str], None] | None = None,
 ) -> tuple[int, Outcome]:
     """Start QEMU on a version and wait for it: its exit code, and how the edit ended.
@@ -41,7 +42,7 @@ def boot_image(
         user=user,
         message=message,
         search=search,
-        cache_bytes=cache_bytes,
+        cache=cache,
     )
     try:
         control = work.control

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sqlimage.image.chunks import LARGE, Cache
 from sqlimage.mount import session
 from sqlimage.mount.background import Ready, start_in_background
 from sqlimage.mount.session import MountEnd, MountRequest
 from sqlimage.mount.unmount import unmount as _unmount
-from sqlimage.session.work import CACHE_BYTES, Outcome, open_work
+from sqlimage.session.work import Outcome, open_work
 
 
 def mount(
@@ -30,7 +31,7 @@ def mount(
     user: str | None = None,
     message: str | None = None,
     search: Sequence[str] = (),
-    cache_bytes: int = CACHE_BYTES,
+    cache: Cache = LARGE,
 ) -> dict[str, Any]:
     """Mount a version on an empty directory, or, ``writable``, an edit on top of it.
 
@@ -55,7 +56,7 @@ def mount(
             user=user,
             message=message,
             search=places,
-            cache_bytes=cache_bytes,
+            cache=cache,
         )
         number = opened.control.version
         request = MountRequest(

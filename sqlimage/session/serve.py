@@ -8,9 +8,10 @@ from contextlib import suppress
 
 from sqlimage.device import WritableDevice
 from sqlimage.errors import UsageError
+from sqlimage.image.chunks import LARGE, Cache
 from sqlimage.nbd.server import Export, Server
 from sqlimage.nbd.tls import TlsSettings
-from sqlimage.session.work import CACHE_BYTES, ENDS, MEDIUM, Outcome, Work, open_work
+from sqlimage.session.work import ENDS, MEDIUM, Outcome, Work, open_work
 
 
 def serve(
@@ -30,7 +31,7 @@ def serve(
     user: str | None = None,
     message: str | None = None,
     search: Sequence[str] = (),
-    cache_bytes: int = CACHE_BYTES,
+    cache: Cache = LARGE,
     stop: threading.Event | None = None,
     on_ready: Callable[[Sequence[str]], None] | None = None,
     on_problem: Callable[[str], None] | None = None,
@@ -53,7 +54,7 @@ def serve(
         user=user,
         message=message,
         search=search,
-        cache_bytes=cache_bytes,
+        cache=cache,
     )
     try:
         server = Server(

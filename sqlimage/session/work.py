@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlimage.device import BlockDevice
-from sqlimage.errors import RefusedError, UsageError
+from sqlimage.errors import RefusedError, SqlimageError, UsageError
+from sqlimage.image.chunks import LARGE, Cache
 from sqlimage.image.edit import Edit, EditReport
 from sqlimage.image.edits import unfinished
 from sqlimage.image.image import Image, split_path
 from sqlimage.media.window import Window, WritableWindow
 from sqlimage.streams.control import Control, Volume
-from sqlimage.units import MIB
+from sqlimage.streams.database import recover
+from sqlimage.streams.writer import holder
 
-CACHE_BYTES = 256 * MIB
-"""Decoded chunks kept by a program that serves an image for long."""
 MEDIUM = "medium"
 ENDS = ("keep", "commit", "discard")
 
@@ -61,7 +63,7 @@ class Work:
         version: Control,
         volumes: list[Volume],
         edit: Edit | None,
-        cache: int,
+        cache: Cache,
         *,
         is_new: bool = False,
     ) -> None:
@@ -74,7 +76,9 @@ class Work:
         self.volumes = volumes
         self.edit = edit
         self._image = image
-        self._driver = edit.driver if edit else image.version(str(version.version)).driver(cache_bytes=cache)
+        self._driver = edit.driver if edit else image.version(str(version.version)).driver(cache=cache)
+        # What a crash has left is not a reader's to change.
+        self._is_after_crash = _has_log(self.path) and holder(self.path) is None
 
     @property
     def medium(self) -> BlockDevice:
@@ -148,6 +152,15 @@ class Work:
         else:
             self._driver.close()
         self._image.close()
+        if not self.edit and not self._is_after_crash and _has_log(self.path) and holder(self.path) is None:
+            # A writer that ended before this reader could not remove its log. Where others still read, or nothing may
+            # be written here, it stays.
+            with suppress(SqlimageError):
+                recover(self.path)
+
+
+def _has_log(path: str) -> bool:
+    return os.path.exists(path + "-wal")
 
 
 def open_work(
@@ -160,7 +173,7 @@ def open_work(
     user: str | None = None,
     message: str | None = None,
     search: Sequence[str] = (),
-    cache_bytes: int = CACHE_BYTES,
+    cache: Cache = LARGE,
 ) -> Work:
     """A version to read; or, ``writable``, a new edit on top of it, or the unfinished edit that ``version`` names.
 
@@ -173,7 +186,7 @@ def open_work(
         image = Image.open(path, search=search)
         try:
             found = image.version(version)
-            return Work(image, found.control, found.volumes(), None, cache_bytes)
+            return Work(image, found.control, found.volumes(), None, cache)
         except BaseException:
             image.close()
             raise
@@ -182,7 +195,7 @@ def open_work(
         named = image.version(version)
         is_new = into is not None or named.control.state != "open"
         if not is_new:
-            edit = image.resume(version, user=user, message=message, cache_bytes=cache_bytes)
+            edit = image.resume(version, user=user, message=message, cache=cache)
         else:
             waiting = [] if into else unfinished(image.database)
             if waiting and waiting[0].held_by:
@@ -192,8 +205,8 @@ def open_work(
                 raise RefusedError(
                     f"{path}: has an unfinished edit", hint=f"go on with {numbers}, or commit or discard it first"
                 )
-            edit = image.edit(version, into=into, label=label, user=user, message=message, cache_bytes=cache_bytes)
-        return Work(image, edit.control, edit.volumes(), edit, cache_bytes, is_new=is_new)
+            edit = image.edit(version, into=into, label=label, user=user, message=message, cache=cache)
+        return Work(image, edit.control, edit.volumes(), edit, cache, is_new=is_new)
     except BaseException:
         image.close()
         raise

@@ -53,7 +53,7 @@ class Database:
         Raises :class:`~sqlimage.errors.NotFoundError`, :class:`~sqlimage.errors.FormatError`,
         :class:`~sqlimage.errors.RefusedError`.
         """
-        path = os.path.abspath(path)
+        path = os.path.realpath(path)  # what belongs to an image lies beside it, not beside links to it
         has_log = _check_header(path)
         if not has_log and os.path.exists(path + "-wal"):
             raise RefusedError(
@@ -79,7 +79,12 @@ class Database:
     def use_log(self) -> None:
         """Write through a write-ahead log from now on: commits are short, and readers go on reading meanwhile."""
         with translated(self.path):
-            mode = self.connection.execute("PRAGMA main.journal_mode = WAL").fetchone()
+            try:
+                mode = self.connection.execute("PRAGMA main.journal_mode = WAL").fetchone()
+            except apsw.BusyError:
+                raise RefusedError(
+                    f"{self.path}: others are reading it just now", hint="try again when they have finished"
+                ) from None
             if mode != ("wal",):
                 raise DeviceError(
                     f"{self.path}: cannot be edited here (SQLite answered {mode!r})",
@@ -189,7 +194,7 @@ def recover(path: str) -> bool:
     A change that was interrupted is taken back by SQLite's own rollback; a write-ahead log, which holds what was
     flushed, is brought into the image.
     """
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)
     if os.path.exists(path + "-journal"):
         database = Database.open(path, writable=True)
         try:

@@ -29,8 +29,9 @@ class WriterLock:
         self._path = image + SUFFIX
         self._fd: int | None = self._take(image)
         told = {"pid": os.getpid(), "user": _user(), "host": socket.gethostname(), "since": now(), "doing": doing}
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(told).encode(), 0)
+        with contextlib.suppress(OSError):  # a courtesy to the next one; the lock holds without it
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(told).encode(), 0)
 
     def _take(self, image: str) -> int:
         while True:

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 import sqlimage
 from sqlimage.image import flatmap, store
+from sqlimage.image.chunks import Cache
 from sqlimage.image.edit import Edit
 from sqlimage.image.edits import begin, resume
 from tests.image.edits import SIZE, captured, check_extents, check_whole, content_of, medium
@@ -206,7 +207,7 @@ def test_readers_beside_a_writer_see_the_old_or_the_new_of_each_cluster(
     """What each cluster holds at least: the writer counts up."""
     written = [0] * clusters
     done = threading.Event()
-    with begin(str(image), write_back_bytes=8 * unit, cache_bytes=unit * 8) as edit:
+    with begin(str(image), write_back_bytes=8 * unit, cache=Cache(unit * 8, unit * 16)) as edit:
         edit.driver.write(0, b"".join(_numbered(n, 0, unit) for n in range(clusters)))
 
         def read(seed: int) -> None:

@@ -229,10 +229,10 @@ def test_another_image_under_the_parents_name_is_not_taken_for_it(family: tuple[
     assert content_of(child) == content
 
 
-def test_a_lineage_over_sixty_files_reads_lists_and_seals_like_one(tmp_path: Path) -> None:
+def test_a_lineage_over_thirty_files_reads_lists_and_seals_like_one(tmp_path: Path) -> None:
     content = bytearray(medium(4096))
     newest = captured(tmp_path / "0.sqlimage", bytes(content), 4096)
-    for number in range(1, 61):
+    for number in range(1, 31):
         child = tmp_path / f"{number}.sqlimage"
         with begin(str(newest), into=child) as edit:
             edit.driver.write(4096 * number, noise(number, 4096))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sqlimage.image import remap
@@ -73,25 +74,50 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         yield opened
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(maps(), min_size=1, max_size=5))
-def test_a_map_that_is_written_over_and_over_shows_the_newest_of_every_cluster(
-    database: Database, rounds: list[list[MapRecord]]
-) -> None:
-    database.run("BEGIN")
+@contextmanager
+def rolled_back(database: Database) -> Iterator[None]:
     try:
+        yield
+    finally:
+        database.run("ROLLBACK")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rounds=st.lists(maps(), min_size=1, max_size=5),
+    window=st.sampled_from([0, 8, 40, 4096]),
+    most=st.integers(1, 3),
+    taken_back=st.none() | maps(),
+)
+@example(  # the last record drops the windows at hand before those ahead of it are in the database
+    rounds=[[MapRecord(n, n + 7 * (n == 118), None, 0) for n in (0, 40, 80, 118)], [MapRecord(80, 80, None, 0)]],
+    window=40,
+    most=3,
+    taken_back=None,
+)
+def test_a_map_that_is_written_over_and_over_shows_the_newest_of_every_cluster(
+    database: Database, rounds: list[list[MapRecord]], window: int, most: int, taken_back: list[MapRecord] | None
+) -> None:
+    """With and without a memory of what is covered, which may be too small, and may know of what was rolled back."""
+    cover = remap.Cover(database, VERSION) if window else None
+    database.run("BEGIN")
+    with pytest.MonkeyPatch.context() as patch, rolled_back(database):
+        patch.setattr(remap, "_WINDOW_CLUSTERS", window or 4096)
+        patch.setattr(remap, "_MOST_WINDOWS", most)
+        patch.setattr(remap, "_LONG_CLUSTERS", 4 * (window or 4096))
+        if taken_back:
+            database.run("SAVEPOINT one")
+            remap.store(database, VERSION, taken_back, UNIT, cover)
+            database.run("ROLLBACK TO one")
         model: dict[int, Seen] = {}
         for new in rounds:
             before = {seen[0] for seen in model.values()}
-            lost = remap.store(database, VERSION, new, UNIT)
+            lost = remap.store(database, VERSION, new, UNIT, cover)
             covered = shown(new)
             assert lost == {data for n, (data, _) in model.items() if n in covered and data is not None}
             assert lost <= before
             model |= covered
-            stored = [record for table in [cluster_map.in_range(database, VERSION, 0, 1 << 40)] for record in table]
-            assert shown(stored) == model
-    finally:
-        database.run("ROLLBACK")
+            assert shown(cluster_map.in_range(database, VERSION, 0, 1 << 40)) == model
 
 
 def test_records_that_lie_far_apart_are_not_looked_up_as_one_range(database: Database) -> None:

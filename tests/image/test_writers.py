@@ -240,6 +240,26 @@ def test_content_that_is_there_already_is_not_stored_again(image: Path, tmp_path
     check_whole(target)
 
 
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_a_child_relies_on_its_ancestors_only_not_on_what_else_is_in_their_file(
+    image: Path, tmp_path: Path, is_sealed: bool
+) -> None:
+    """An edit in the parent's file may be discarded, a sibling pruned: nobody there knows of the child."""
+    mine = noise("mine", UNIT)
+    sibling = begin(str(image), "1")
+    sibling.driver.write(0, mine)
+    sibling.driver.flush()
+    if is_sealed:
+        sibling.commit()
+    with begin(str(image), "1", into=tmp_path / "child.sqlimage") as edit:
+        edit.driver.write(5 * UNIT, mine)
+    with sqlimage.open(str(tmp_path / "child.sqlimage")) as child:
+        assert child.database.rows("SELECT id FROM data WHERE bytes IS NULL") == []
+    if not is_sealed:
+        sibling.discard()
+    assert content_of(tmp_path / "child.sqlimage")[5 * UNIT : 6 * UNIT] == mine
+
+
 def test_content_that_was_overwritten_before_the_commit_is_not_kept_also_over_a_resumption(image: Path) -> None:
     edit = begin(str(image))
     for turn in range(4):
