@@ -92,14 +92,20 @@ def is_bare_volume(device: BlockDevice, volumes: Sequence[VolumeFacts]) -> bool:
 
 
 def bootable(device: BlockDevice, volumes: Sequence[VolumeFacts], *, geometry: Geometry | None = None) -> Bootable:
-    """The medium as it is, or, where :func:`is_bare_volume`, composed into a disk. ``geometry`` is that of the disk
-    the volume came from, if it is known.
+    """The medium as it is, or, where :func:`is_bare_volume`, composed into a disk. ``geometry`` is that of the volume or
+    of the disk it came from, if it is known; it gets as many cylinders as are needed.
 
     Raises what :func:`~sqlimage.media.compose.compose_disk` raises.
     """
     if not is_bare_volume(device, volumes):
         return Bootable(device, "a whole disk, booted as it is")
     kind = volumes[0].file_system or ""
+    if geometry is not None:
+        # An image of a bare volume counts the volume's cylinders; the disk around it begins up to 1 MiB before.
+        around = Geometry.for_size(
+            MIB + device.size_bytes, geometry.sectors_per_track, geometry.tracks_per_cylinder, geometry.bytes_per_sector
+        )
+        geometry = max(geometry, around, key=lambda shape: shape.cylinders)
     disk = compose_disk(device, file_system=kind, hidden_sectors=volumes[0].hidden_sectors, geometry=geometry)
     start = disk.partition_offset_bytes // disk.bytes_per_sector
     return Bootable(

@@ -115,7 +115,7 @@ def store(
             lost.add(record.data)
     if gone:
         database.run_many(cluster_map.DELETE, gone)
-    database.run_many(cluster_map.INSERT, [*added, *(_row(version, record) for record in new)])
+    database.insert(cluster_map.INTO, [*added, *(_row(version, record) for record in new)])
     if cover is not None:
         for record in new:
             cover.add(record.start_cluster, record.end_cluster)
@@ -123,7 +123,7 @@ def store(
 
 
 def _row(version: int, record: MapRecord) -> tuple[object, ...]:
-    return (version, record.start_cluster, record.end_cluster, record.data, record.data_offset)
+    return (version, record.start_cluster, record.end_cluster, record.data, record.data_offset, 0)
 
 
 def _groups(new: Sequence[MapRecord]) -> Iterable[list[MapRecord]]:

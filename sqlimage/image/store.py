@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from operator import attrgetter
 
 from sqlimage.codec.chunk import digest, encode
@@ -121,12 +122,17 @@ class Store:
                 bytes_ = None if content in held_elsewhere else stored
                 new.append((self._next_id, content, length, len(stored), flags, bytes_))
                 self._next_id += 1
-        self._database.run_many(data.INSERT, new)
+        self._database.insert(data.INTO, new)
         self._stored_bytes += sum(len(row[5]) for row in new if row[5] is not None)
         return numbers
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+@lru_cache(maxsize=1024)
+def _zeros(length: int) -> bytes:
+    return bytes(length)
 
 
 def _encode(overlay: Overlay, task: list[tuple[int, int]]) -> list[Coded | None]:
@@ -137,7 +143,7 @@ def _encode(overlay: Overlay, task: list[tuple[int, int]]) -> list[Coded | None]
             content = overlay.data[start]
         else:
             content = b"".join([overlay.data[cluster] for cluster in range(start, start + clusters)])
-        if content.count(0) == len(content):
+        if content == _zeros(len(content)):
             coded.append(None)
             continue
         flags, stored = encode(content, _LEVEL)

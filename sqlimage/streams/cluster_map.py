@@ -11,9 +11,8 @@ from sqlimage.errors import FormatError
 from sqlimage.extent import Int64s, Runs
 from sqlimage.streams.database import Database, Row, typed
 
-INSERT = (
-    "INSERT INTO cluster_map (version, start_cluster, end_cluster, data, data_offset, flags) VALUES (?, ?, ?, ?, ?, 0)"
-)
+INTO = "cluster_map (version, start_cluster, end_cluster, data, data_offset, flags)"
+INSERT = f"INSERT INTO {INTO} VALUES (?, ?, ?, ?, ?, 0)"
 DELETE = "DELETE FROM cluster_map WHERE version = ? AND start_cluster = ?"
 REPOINT = "UPDATE cluster_map SET data = ? WHERE data = ?"
 _COLUMNS = "SELECT start_cluster, end_cluster, data, data_offset FROM cluster_map"

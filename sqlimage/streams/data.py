@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from sqlimage.errors import DamagedError
 from sqlimage.streams.database import Database, typed
 
-INSERT = (
-    "INSERT INTO data (id, digest, length, stored_bytes, flags, bytes) VALUES (?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (digest) DO NOTHING"
-)
+INTO = "data (id, digest, length, stored_bytes, flags, bytes)"
+INSERT = f"INSERT INTO {INTO} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING"
 FIND = "SELECT id FROM data WHERE digest = ?"
 FIND_ALL = "SELECT digest, id FROM data WHERE digest IN"
 HELD = "SELECT digest FROM data WHERE bytes IS NOT NULL AND digest IN"

@@ -30,6 +30,7 @@ _LIMITS = {
 }
 _BUSY_MS = 5000
 _STEPS_BETWEEN_LOOKS = 200_000
+_ROWS_AT_A_TIME = 64
 _LOG_PAGES = 16_384
 """How long the log may grow (64 MiB) before it is brought into the image."""
 _MOST_VERSIONS, _DEEPEST_LINEAGE = 10_000, 1000
@@ -164,6 +165,21 @@ class Database:
     def run_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         with translated(self.path):
             self.connection.executemany(sql, rows)
+
+    def insert(self, into: str, rows: Sequence[Sequence[object]], conflict: str = "") -> None:
+        """``INSERT INTO into VALUES ... conflict`` for many rows, many to a statement: for small rows twice as fast as
+        one by one."""
+        if not rows:
+            return
+        width = len(rows[0])
+        marks = f"({', '.join('?' * width)})"
+        many = f"INSERT INTO {into} VALUES {', '.join([marks] * _ROWS_AT_A_TIME)} {conflict}"
+        whole = len(rows) - len(rows) % _ROWS_AT_A_TIME
+        with translated(self.path):
+            for at in range(0, whole, _ROWS_AT_A_TIME):
+                values = [value for row in rows[at : at + _ROWS_AT_A_TIME] for value in row]
+                self.connection.execute(many, values)
+            self.connection.executemany(f"INSERT INTO {into} VALUES {marks} {conflict}", rows[whole:])
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
