@@ -92,8 +92,8 @@ def is_bare_volume(device: BlockDevice, volumes: Sequence[VolumeFacts]) -> bool:
 
 
 def bootable(device: BlockDevice, volumes: Sequence[VolumeFacts], *, geometry: Geometry | None = None) -> Bootable:
-    """The medium as it is, or, where :func:`is_bare_volume`, composed into a disk. ``geometry`` is that of the volume or
-    of the disk it came from, if it is known; it gets as many cylinders as are needed.
+    """The medium as it is, or, where :func:`is_bare_volume`, composed into a disk. ``geometry`` is that of the volume
+    or of the disk it came from, if it is known; it gets as many cylinders as are needed.
 
     Raises what :func:`~sqlimage.media.compose.compose_disk` raises.
     """

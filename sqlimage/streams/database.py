@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import apsw
 
-from sqlimage.errors import DeviceError, FormatError, NotFoundError, RefusedError, SqlimageError
+from sqlimage.errors import DeviceError, FormatError, RefusedError, SqlimageError
 from sqlimage.streams import schema
+from sqlimage.streams.header import check_header, readable_alone
 from sqlimage.streams.writer import WriterLock
 
 Row = tuple[Any, ...]
@@ -55,7 +56,7 @@ class Database:
         :class:`~sqlimage.errors.RefusedError`.
         """
         path = os.path.realpath(path)  # what belongs to an image lies beside it, not beside links to it
-        has_log = _check_header(path)
+        has_log = check_header(path)
         if not has_log and os.path.exists(path + "-wal"):
             raise RefusedError(
                 f"{path}-wal: does not belong to the image, which is at rest and has no write-ahead log",
@@ -67,7 +68,7 @@ class Database:
             )
         mode = "rw" if writable else "ro"
         if has_log and not writable and not os.access(os.path.dirname(path), os.W_OK):
-            mode += _alone(path)
+            mode += readable_alone(path)
         with translated(path):
             connection = _connect(path, mode)
             try:
@@ -227,7 +228,7 @@ def recover(path: str) -> bool:
         finally:
             database.close()
         return True
-    if not _check_header(path):
+    if not check_header(path):
         return False
     lock = WriterLock(path, "recovering it")
     try:
@@ -272,7 +273,9 @@ def translated(path: str) -> Iterator[None]:
             raise _pending(path) from None
         raise DeviceError(f"{path}: cannot be opened", hint="check its permissions") from None
     except apsw.FullError:
-        raise DeviceError(f"{path}: no space left on the device", hint="nothing was changed; make room") from None
+        full = DeviceError(f"{path}: no space left on the device", hint="nothing was changed; make room")
+        full.errno = errno.ENOSPC  # a guest is told by number
+        raise full from None
     except apsw.IOError as problem:
         raise DeviceError(f"{path}: {problem}") from None
     except apsw.TooBigError as problem:
@@ -288,57 +291,6 @@ def _pending(path: str) -> RefusedError:
         f"{path}: a change was interrupted, and {os.path.basename(path)}-journal still has to be taken back",
         hint="run `sqlimage verify --recover` on it",
     )
-
-
-def _alone(path: str) -> str:
-    """How an image that says it has a log is read where nothing can be written beside it."""
-    if os.path.exists(path + "-wal") and os.path.getsize(path + "-wal"):
-        raise RefusedError(
-            f"{path}: an edit was interrupted, and its log cannot be read from a directory that cannot be written",
-            hint="copy the image and its -wal to another place and run `sqlimage verify --recover` on it",
-        )
-    return "&immutable=1"
-
-
-def _head(path: str) -> bytes:
-    """The first 100 bytes, through SQLite's own file layer: another descriptor, when closed, would let go of the locks
-    that other connections of this process have on the same file."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # a name that layer does not take; where it is not in use yet there are no locks to lose
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.pread(fd, 100, 0)
-        finally:
-            os.close(fd)
-    file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
-    try:
-        return file.xRead(100, 0)
-    finally:
-        file.xClose()
-
-
-def _check_header(path: str) -> bool:
-    """Look at the beginning of a file, so that what is no image is told plainly; whether it has a write-ahead log."""
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-            raise FormatError(f"{path}: is {what}, not an image")
-        if not os.access(path, os.R_OK):
-            raise DeviceError(f"{path}: cannot be read", hint="check its permissions")
-        head = _head(path) if os.path.getsize(path) >= 100 else b""
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such image") from None
-    except (OSError, apsw.Error) as problem:
-        if isinstance(problem, SqlimageError):
-            raise
-        raise DeviceError(f"{path}: cannot be read ({getattr(problem, 'strerror', problem)})") from None
-    if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
-        raise FormatError(f"{path}: not an sqlimage file (no SQLite header)", hint="make one with `sqlimage capture`")
-    if int.from_bytes(head[68:72], "big") != schema.APPLICATION_ID:
-        raise FormatError(f"{path}: a SQLite database, but not an sqlimage file (application id)")
-    return head[18:20] == b"\2\2"
 
 
 def _connect(path: str, mode: str) -> apsw.Connection:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from sqlimage.mount.mountpoint import is_stale, mounted_at
+from sqlimage.mount.mountpoint import mounted_at
 from tests.conftest import run
 from tests.images import kept_bytes, noise, run_tool, tool
 from tests.mount.volumes import is_same_tree
 from tests.session import media
 from tests.session.use import (
+    PROGRAM,
     actions,
     beside,
     check_at_rest,
@@ -54,14 +54,8 @@ def files_of(image: object) -> list[str]:
 def check_same_as_cat(image: Path, at: Path, names: list[str]) -> None:
     assert names
     for name in names:
-        done = subprocess.run(["sqlimage", "cat", image, name], capture_output=True, check=True, env=_with_program())
+        done = subprocess.run([PROGRAM, "cat", image, name], capture_output=True, check=True)
         assert (at / name[1:]).read_bytes() == done.stdout, name
-
-
-def _with_program() -> dict[str, str]:
-    from tests.session.use import PROGRAM
-
-    return {**os.environ, "PATH": f"{Path(PROGRAM).parent}:{os.environ['PATH']}"}
 
 
 def test_our_reader_shows_what_ls_and_cat_show_and_changes_nothing(ntfs: Path, at: Path) -> None:
@@ -70,7 +64,7 @@ def test_our_reader_shows_what_ls_and_cat_show_and_changes_nothing(ntfs: Path, a
     assert (ready["ways"], ready["version"], ready["writable"]) == ({"volume-0": "reader"}, 1, False)
     wanted = sorted(name for name in files_of(ntfs) if ":" not in name)
     assert sorted(f"/{path.relative_to(at)}" for path in at.rglob("*") if path.is_file()) == wanted
-    sizes = {row["path"]: row["bytes"] for row in told("ls", ntfs, "/", "--recursive")}
+    sizes = {row["path"]: row["size_bytes"] for row in told("ls", ntfs, "/", "--recursive")}
     assert all((at / name[1:]).stat().st_size == sizes[name] for name in wanted)
     check_same_as_cat(ntfs, at, [name for name in wanted if "0" in name or "Über" in name or "library" in name][:5])
     with pytest.raises(OSError):
@@ -80,17 +74,15 @@ def test_our_reader_shows_what_ls_and_cat_show_and_changes_nothing(ntfs: Path, a
     assert beside(ntfs) == []
 
 
+@pytest.mark.slow
 def test_every_driver_shows_the_same_files_of_an_ntfs_volume(ntfs: Path, at: Path, tmp_path: Path) -> None:
     tool("get", ntfs, "/", tmp_path / "got")
+    (tmp_path / "got/Users/joe/Documents/haystack.txt:comment").unlink()  # mounts have no names for streams
     for way in ("ntfs-3g", "reader"):
         tool("mount", ntfs, at, "--way", way)
-        # page files are listed and not kept: they read as zeros
-        (tmp_path / way).mkdir()
-        for name in ("Users", "Windows"):
-            run("cp", "-r", at / name, tmp_path / way / name)
+        run("cp", "-r", at, tmp_path / way)
         tool("unmount", at)
-        for name in ("Users", "Windows"):
-            assert is_same_tree(tmp_path / way / name, tmp_path / "got" / name), way
+        assert is_same_tree(tmp_path / way, tmp_path / "got"), way
 
 
 def test_a_disk_is_mounted_with_a_directory_for_each_volume(place: Path, at: Path) -> None:
@@ -103,11 +95,11 @@ def test_a_disk_is_mounted_with_a_directory_for_each_volume(place: Path, at: Pat
     assert {name: (at / name).read_bytes() for name in media.FAT_TREE} == media.FAT_TREE
     tool("unmount", at)
     refused(2, "several volumes", "mount", image, at, "--writable")
-    refused(2, "volume-9", "mount", image, at, "--volume", "9")
     assert states(image) == [(1, "sealed")], "what could not be mounted leaves no edit"
     assert beside(image) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["kernel", "fuse2fs"])
 def test_an_ext4_volume_is_mounted_though_it_was_captured_raw(place: Path, at: Path, way: str) -> None:
     image = media.image_of(media.ext4(), place)
@@ -190,7 +182,9 @@ def test_an_unmount_may_discard_and_any_umount_commits(ntfs: Path, at: Path) -> 
 def test_a_killed_mount_is_cleared_and_its_edit_goes_on(ntfs: Path, at: Path) -> None:
     tool("mount", ntfs, at, "--writable")
     (at / "first.txt").write_text("first\n")
-    run("sync", "--file-system", at)
+    fd = os.open(at / "first.txt", os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
     kill_mount(at)
     assert mounted_at(str(at)) is not None
     assert states(ntfs)[-1] == (2, "open")
@@ -208,13 +202,12 @@ def test_a_killed_mount_is_cleared_and_its_edit_goes_on(ntfs: Path, at: Path) ->
     check_at_rest(ntfs)
 
 
+@pytest.mark.slow
 def test_a_new_mount_takes_the_place_of_a_killed_one(ntfs: Path, at: Path) -> None:
     tool("mount", ntfs, at, "--way", "reader")
     kill_mount(at)
-    end = time.monotonic() + 10
-    while not is_stale(str(at)):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    with pytest.raises(OSError):
+        list((at / "Windows").iterdir())
     tool("mount", ntfs, at, "--way", "reader")
     assert (at / "Users").is_dir()
     tool("unmount", at)
@@ -231,11 +224,13 @@ def test_a_busy_mount_stays_and_goes_once_it_is_free(ntfs: Path, at: Path) -> No
     assert tool("cat", ntfs, "/open.txt") == "written while it was busy\n"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_mounted_is_said_in_one_line_and_leaves_nothing(ntfs: Path, at: Path, tmp_path: Path) -> None:
     for options in ((), ("--writable",)):
         refused(3, "no such image", "mount", tmp_path / "nothing.sqlimage", at, *options)
         refused(3, "no such directory", "mount", ntfs, tmp_path / "nowhere", *options)
     refused(3, "no version", "mount", f"{ntfs}@9", at)
+    refused(2, "volume-9", "mount", ntfs, at, "--volume", "9")
     refused(2, "is no driver", "mount", ntfs, at, "--way", "magic")
     refused(2, "--writable", "mount", ntfs, at, "--into", tmp_path / "child.sqlimage")
     refused(3, "nothing there", "unmount", at)
@@ -252,6 +247,7 @@ def test_what_cannot_be_mounted_is_said_in_one_line_and_leaves_nothing(ntfs: Pat
     assert list(at.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_image_is_mounted_twice_and_served_at_the_same_time(ntfs: Path, at: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -270,6 +266,7 @@ def test_one_image_is_mounted_twice_and_served_at_the_same_time(ntfs: Path, at: 
     assert beside(ntfs) == []
 
 
+@pytest.mark.slow
 def test_a_written_ext4_volume_is_a_version_whose_written_clusters_are_told(place: Path, at: Path) -> None:
     image = media.image_of(media.ext4(), place)
     tool("mount", image, at, "--writable")

