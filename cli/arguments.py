@@ -32,7 +32,7 @@ CacheOption = Annotated[str, typer.Option(metavar="SIZE", help="Temporary file f
 
 def cache_of(text: str) -> sqlimage.Cache:
     """What ``--cache`` means."""
-    return sqlimage.Cache(memory_bytes=64 << 20, scratch_bytes=sqlimage.parse_size(text))
+    return sqlimage.Cache(memory_bytes=128 << 20, scratch_bytes=sqlimage.parse_size(text))
 
 
 def how_it_ends(commit: bool, discard: bool) -> str:

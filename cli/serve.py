@@ -66,6 +66,7 @@ def command(
 
     The medium is the default export, its volumes are the exports volume-0, volume-1 and so on. With --writable, what
     clients write goes to a new version; it is left open at the end unless --commit or --discard says otherwise.
+    With --json the URIs are told on stderr, and the outcome on stdout.
     """
     path, version = split_image(image)
     tls = None
@@ -77,8 +78,8 @@ def command(
         socket = f"{path}.sock"
 
     def ready(uris: Sequence[str]) -> None:
-        if not json:
-            print("\n".join(uris), flush=True)
+        for uri in uris:
+            say(uri) if json else print(uri, flush=True)
 
     outcome = sqlimage.serve(
         path,

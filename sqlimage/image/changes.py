@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlimage.image.describe import FileColumns
 
@@ -28,6 +28,11 @@ class Change:
     old_path: str | None = None
     what: tuple[str, ...] = ()
     """Of a changed file: ``content``, ``size``, ``modified_at``, ``attributes``, ``kind``."""
+
+    def on_its_volume(self) -> Change:
+        """The same with paths as a medium of several volumes has them: ``/1/path``."""
+        old = None if self.old_path is None else f"/{self.volume}{self.old_path}"
+        return replace(self, path=f"/{self.volume}{self.path}", old_path=old)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,8 @@ def story(before: Side, after: Side, changed: Mapping[str, FileColumns], touched
     gone = {path: row for path, row in before.rows.items() if path not in after.rows and row[3] != _METADATA}
     new = {path: row for path, row in changed.items() if path not in before.rows and row[3] != _METADATA}
     renamed = _renamed(before, after, gone, new)
+    followed: set[str] = set()
+    """Changed files whose directory was renamed."""
     told = [
         Change("renamed", row[1], path, row[3], gone[old][4], row[4], old_path=old)
         for path, old in renamed.items()
@@ -63,10 +70,21 @@ def story(before: Side, after: Side, changed: Mapping[str, FileColumns], touched
         if not _moved_with_its_directory(path, old, renamed)
     ]
     moved_away = set(renamed.values())
+    for path, row in new.items():
+        old = _path_before(path, renamed) if path not in renamed else None
+        if old in gone and old not in moved_away and gone[old][3] == row[3] != _DIRECTORY:
+            what = _differences(gone[old], row, True)
+            told.append(Change("changed", row[1], path, row[3], gone[old][4], row[4], old_path=old, what=what))
+            moved_away.add(old)
+            followed.add(path)
     told += [
         Change("deleted", row[1], path, row[3], row[4], None) for path, row in gone.items() if path not in moved_away
     ]
-    told += [Change("created", row[1], path, row[3], None, row[4]) for path, row in new.items() if path not in renamed]
+    told += [
+        Change("created", row[1], path, row[3], None, row[4])
+        for path, row in new.items()
+        if path not in renamed and path not in followed
+    ]
     for path, row in changed.items():
         if path in before.rows and row[3] not in (_DIRECTORY, _METADATA):
             old_row = before.rows[path]
@@ -109,6 +127,15 @@ def _identity(side: Side, row: FileColumns) -> tuple[object, ...]:
     where: object = places[0][1] if places else (row[6], row[7])
     # A directory has no digest, but renaming leaves its own time alone.
     return (row[3], where, row[4], row[5] if row[3] == _DIRECTORY else row[9])
+
+
+def _path_before(path: str, renamed: Mapping[str, str]) -> str | None:
+    """Where a path was before the nearest directory above it that was renamed."""
+    at = len(path)
+    while (at := path.rfind("/", 0, at)) > 0:
+        if path[:at] in renamed:
+            return renamed[path[:at]] + path[at:]
+    return None
 
 
 def _moved_with_its_directory(path: str, old: str, renamed: Mapping[str, str]) -> bool:

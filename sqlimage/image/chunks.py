@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -30,7 +30,7 @@ class Cache:
 
 SMALL = Cache()
 """For a command that reads here and there."""
-LARGE = Cache(64 * MIB, 4 * GIB)
+LARGE = Cache(128 * MIB, 4 * GIB)
 """For a program that works on an image as on a disk."""
 
 
@@ -97,22 +97,31 @@ class ChunkCache:
         self._held: OrderedDict[Key, bytes] = OrderedDict()
         self._held_bytes = 0
         self._scratch = Scratch(limits.scratch_bytes)
+        self._used: dict[Key, int] = {}
+        """Bytes that were asked for of what is in memory. A chunk that was read whole is not kept in the scratch file:
+        who reads a medium from end to end does not come back."""
         self._coming: dict[Key, Future[bytes]] = {}
+        self._falling: dict[Key, bytes] = {}
+        """On their way from memory into the scratch file."""
+        self._to_write: deque[Key] = deque()
+        self._writing = threading.Lock()
         self._lock = threading.Lock()
 
     def peek(self, key: Key) -> bool:
         """Whether a chunk is at hand."""
-        return key in self._held or key in self._scratch
+        return key in self._held or key in self._scratch or key in self._falling
 
     def copy(self, key: Key, offset_bytes: int, view: memoryview) -> bool:
         """Fill a buffer with bytes of a chunk, verified when it was decoded; False where it has not so many."""
-        content = self._held.get(key)
+        content = self._held.get(key) or self._falling.get(key)
         if content is None and self._scratch.read_into(key, offset_bytes, view):
             return True
         content = self.get(key)
         if offset_bytes < 0 or offset_bytes + len(view) > len(content):
             return False
         view[:] = memoryview(content)[offset_bytes : offset_bytes + len(view)]
+        if key in self._held:
+            self._used[key] = self._used.get(key, 0) + len(view)
         return True
 
     def get(self, key: Key) -> bytes:
@@ -122,6 +131,8 @@ class ChunkCache:
             if content is not None:
                 self._held.move_to_end(key)
                 return content
+            if key in self._falling:
+                return self._falling[key]
             coming = self._coming.get(key)
             if coming is None:
                 mine = self._coming[key] = Future()
@@ -140,12 +151,28 @@ class ChunkCache:
             self._held[key] = content
             self._held_bytes += len(content)
             while self._held_bytes > self._limit_bytes and len(self._held) > 1:
-                fallen.append(self._held.popitem(last=False))
-                self._held_bytes -= len(fallen[-1][1])
+                gone, old = self._held.popitem(last=False)
+                self._held_bytes -= len(old)
+                if self._used.pop(gone, 0) < len(old) and self._scratch.is_usable:
+                    fallen.append(gone)
+                    self._falling[gone] = old
         mine.set_result(content)
-        for gone, old in fallen:
-            self._scratch.put(gone, old)
+        if fallen:
+            self._let_fall(fallen)
         return content
+
+    def _let_fall(self, fallen: list[Key]) -> None:
+        """Into the scratch file, by whoever is not doing it already: nobody waits for another one's writing."""
+        self._to_write.extend(fallen)
+        while self._to_write and self._writing.acquire(blocking=False):
+            try:
+                while self._to_write:
+                    key = self._to_write.popleft()
+                    self._scratch.put(key, self._falling[key])
+                    with self._lock:
+                        del self._falling[key]
+            finally:
+                self._writing.release()
 
     def begin(self, keys: Iterable[Key], pool: ThreadPoolExecutor) -> None:
         """Have chunks fetched by ``pool``, so that :meth:`get` finds them at hand or on their way."""
@@ -154,6 +181,8 @@ class ChunkCache:
                 pool.submit(self._fetch_ahead, key)
 
     def _fetch_ahead(self, key: Key) -> None:
+        if self.peek(key):
+            return  # somebody had it meanwhile, and it may have fallen out of memory already
         with suppress(Exception):  # whoever needs it will be told
             self.get(key)
 

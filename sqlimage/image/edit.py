@@ -102,6 +102,8 @@ class Edit:
             self.close()
             return EditReport(self.path, None, None, self.control.parent_uuid)
         sealing = Sealing(database, self.control, self.driver)
+        if len(sealing.volumes) > 1:
+            sealing.changes = [change.on_its_volume() for change in sealing.changes]
         with database.transaction():
             sealing.write()
             self.driver.remove_superseded()
@@ -121,7 +123,6 @@ class Edit:
         )
 
     def _tell(self, sealing: Sealing) -> None:
-        several = len(sealing.volumes) > 1
         for change in sealing.changes:
             detail = {
                 "kind": change.kind,
@@ -135,7 +136,7 @@ class Edit:
                 change.action,
                 tool=TOOL,
                 version=self.number,
-                path=f"/{change.volume}{change.path}" if several else change.path,
+                path=change.path,
                 length_bytes=change.bytes_after if change.action != "deleted" else change.bytes_before,
                 detail={name: value for name, value in detail.items() if value is not None},
                 user=self._user,

@@ -32,6 +32,10 @@ class Scratch:
         self._lock = threading.Lock()
         self._is_broken = limit_bytes <= 0
 
+    @property
+    def is_usable(self) -> bool:
+        return not self._is_broken
+
     def __contains__(self, key: Key) -> bool:
         return key in self._places
 

@@ -8,7 +8,9 @@ connection's own thread touches the socket, so a client that does not read its r
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import time
 
 from sqlimage.device import BlockDevice, Prefetching, Readiness, WritableDevice
 from sqlimage.nbd import layout as n
@@ -29,6 +31,7 @@ from sqlimage.units import KIB, MIB
 SLICE_BYTES = 512 * KIB
 """The largest payload that is taken whole; each connection has one such buffer to receive and one to send."""
 _BUFFER_BYTES = SLICE_BYTES + ROOM_BYTES
+_LEAST_PATIENCE_S, _MOST_PATIENCE_S = 50e-6, 250e-6
 _ZEROS = bytes(MIB)
 _REQUEST_BYTES = n.REQUEST.size
 
@@ -62,6 +65,8 @@ class Answering:
         self._served = 0
         self._to_flush: list[int] = []
         self._handover = Handover(resources)
+        self._patience_s = 0.0
+        """How long to look for the next request: about as long as the last ones let wait; none if that is long."""
 
     def run(self) -> None:
         """Answer until the client takes its leave or the server stops. Raises :class:`OSError` where the connection
@@ -282,6 +287,26 @@ class Answering:
         """Wait for more from the client, and meanwhile send what the workers have finished. False at its end."""
         while self._handover.outstanding and not self._handover.wait(self._socket):
             self._send_finished()
-        count = self._socket.recv_into(self._input[self._end :])
+        begin = time.perf_counter()
+        count = self._look(begin) if self._patience_s and self._resources.looking.acquire(blocking=False) else -1
+        if count < 0:
+            count = self._socket.recv_into(self._input[self._end :])
+        waited_s = time.perf_counter() - begin
+        if waited_s > _MOST_PATIENCE_S:
+            self._patience_s = 0.0
+        elif waited_s > self._patience_s and self._threads:
+            self._patience_s = min(max(2 * waited_s, _LEAST_PATIENCE_S), _MOST_PATIENCE_S)
         self._end += count
         return count > 0
+
+    def _look(self, begin: float) -> int:
+        """Look for the next request for a moment before going to sleep: with a client that asks one thing at a time,
+        to be woken would take longer than to answer. As many bytes as came, -1 where it is time to sleep."""
+        until = begin + self._patience_s
+        try:
+            while time.perf_counter() < until:
+                with contextlib.suppress(BlockingIOError):
+                    return self._socket.recv_into(self._input[self._end :], 0, socket.MSG_DONTWAIT)
+            return -1
+        finally:
+            self._resources.looking.release()

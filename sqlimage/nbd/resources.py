@@ -91,6 +91,8 @@ class Resources:
         self.buffers = Buffers()
         self.decoders = Workers(os.cpu_count() or 1)
         self.syncs = Workers(1)
+        self.looking = threading.Lock()
+        """Held by the one connection that looks for its next request instead of sleeping."""
         self.stopping = False
         self._on_problem = on_problem
         self._last = ""

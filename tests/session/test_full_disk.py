@@ -17,7 +17,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 STEP = 256 * 1024
 
 
-@pytest.mark.xfail(strict=True, reason="streams.database.translated gives a full disk no errno: clients are told EIO")
 def test_a_client_is_told_that_the_disk_is_full_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
     with full_tmpfs(tmp_path / "small", "10m") as small:
         image = media.image_of(media.plain(), small)
