@@ -169,7 +169,7 @@ class EditDriver(ImageDriver):
         held = self._overlay.held_bytes
         if held > self._limit_bytes:
             self.flush()
-        elif held > self._limit_bytes // 2 and not self._flush_lock.locked():
+        elif held > self._limit_bytes // 8 and not self._flush_lock.locked():
             background = self._background
             if background is None or not background.is_alive():
                 self._background = threading.Thread(target=self._flush_quietly, name="write-back", daemon=True)
