@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -9,6 +10,7 @@ from urllib.parse import quote
 
 import apsw
 
+from sqlimage.errors import FormatError
 from sqlimage.image.lineage import Lineage, resolve
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database, translated
@@ -31,7 +33,7 @@ _TABLES = {
 """Columns and key of what the views read."""
 _VIEW = re.compile(r"^CREATE VIEW .*?;$", re.MULTILINE | re.DOTALL)
 _SOURCE = re.compile(r"\b(FROM|JOIN) (" + "|".join(_TABLES) + r")\b( AS)?")
-_NEEDED = ("lineage", "effective_property", "effective_file", "effective_bitmap", "effective_extent", "owner")
+_NEEDED = ("effective_property", "effective_file", "effective_bitmap", "effective_extent", "owner")
 
 
 def attach_parents(database: Database, version: Control, search: Sequence[str] = ()) -> None:
@@ -51,6 +53,8 @@ def _attach(database: Database, lineage: Lineage) -> None:
     """Copy what the ancestors in other files say into temporary tables: they never change, and a statement over a
     hundred attached files would be more than SQLite takes."""
     connection = database.connection
+    if any(link.control.version >= _STRIDE for link in lineage.links):
+        raise FormatError(f"{database.path}: its lineage has version numbers above {_STRIDE}")
     with translated(database.path):
         connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
         for table, (columns, key) in _TABLES.items():
@@ -58,7 +62,8 @@ def _attach(database: Database, lineage: Lineage) -> None:
             connection.execute(f"CREATE TEMP TABLE parents_{table} ({columns}, PRIMARY KEY ({key})) WITHOUT ROWID")
         for number, parent in enumerate(lineage.files[1:], 1):
             versions = ", ".join(str(link.control.version) for link in lineage.links if link.file == number)
-            connection.execute("ATTACH ? AS parent", [f"file:{quote(parent.path)}?mode=ro"])
+            where = f"file:{quote(os.fsencode(parent.path))}?mode={parent.mode}"
+            connection.execute("ATTACH ? AS parent", [where])
             try:
                 for table, (columns, key) in _TABLES.items():
                     rest = columns.partition(", ")[2]
@@ -70,6 +75,15 @@ def _attach(database: Database, lineage: Lineage) -> None:
                 connection.execute("DETACH parent")
         for statement in _views():
             connection.execute(statement)
+        # Told as it was resolved: files of strangers could make a walk along their UUIDs endless.
+        number = lineage.links[0].control.version
+        connection.execute("DROP TABLE IF EXISTS temp.lineage")
+        connection.execute("CREATE TEMP TABLE lineage (version, ancestor, depth, PRIMARY KEY (version, depth))")
+        connection.execute("INSERT INTO temp.lineage SELECT * FROM main.lineage WHERE version != ?", [number])
+        connection.executemany(
+            "INSERT INTO temp.lineage VALUES (?, ?, ?)",
+            [(number, link.control.version + link.file * _STRIDE, depth) for depth, link in enumerate(lineage.links)],
+        )
 
 
 def _views() -> list[str]:

@@ -103,6 +103,7 @@ class ChunkCache:
         self._coming: dict[Key, Future[bytes]] = {}
         self._falling: dict[Key, bytes] = {}
         """On their way from memory into the scratch file."""
+        self._falling_bytes = 0
         self._to_write: deque[Key] = deque()
         self._writing = threading.Lock()
         self._lock = threading.Lock()
@@ -153,9 +154,12 @@ class ChunkCache:
             while self._held_bytes > self._limit_bytes and len(self._held) > 1:
                 gone, old = self._held.popitem(last=False)
                 self._held_bytes -= len(old)
-                if self._used.pop(gone, 0) < len(old) and self._scratch.is_usable:
+                is_wanted = self._used.pop(gone, 0) < len(old) and self._scratch.is_usable
+                # Where the disk is slower than we are, what it cannot take in time is decoded again when it is needed.
+                if is_wanted and self._falling_bytes + len(old) <= self._limit_bytes // 2:
                     fallen.append(gone)
                     self._falling[gone] = old
+                    self._falling_bytes += len(old)
         mine.set_result(content)
         if fallen:
             self._let_fall(fallen)
@@ -170,7 +174,7 @@ class ChunkCache:
                     key = self._to_write.popleft()
                     self._scratch.put(key, self._falling[key])
                     with self._lock:
-                        del self._falling[key]
+                        self._falling_bytes -= len(self._falling.pop(key))
             finally:
                 self._writing.release()
 

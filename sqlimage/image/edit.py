@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sqlimage.errors import SqlimageError
 from sqlimage.image.attach import attach_parents
 from sqlimage.image.changes import Change
 from sqlimage.image.chunks import Cache
@@ -95,6 +96,15 @@ class Edit:
         Where nothing was written there is no version to seal and the edit is gone. Raises
         :class:`~sqlimage.errors.DeviceError` where the disk is full; the edit then stays open.
         """
+        self.driver.fence()
+        try:
+            return self._commit()
+        except BaseException:
+            if self._is_open:
+                self.driver.fence(up=False)
+            raise
+
+    def _commit(self) -> EditReport:
         self.driver.flush()
         database, number = self._database, self.number
         if database.row("SELECT 1 FROM cluster_map WHERE version = ? LIMIT 1", [number]) is None:
@@ -169,14 +179,15 @@ class Edit:
     def _remove(self, action: str, detail: dict[str, object]) -> None:
         self.driver.close()  # nothing is written behind our back from here on
         database, number = self._database, self.number
+        if len(control.versions(database)) == 1:  # a child file: nothing would be left in it
+            self._is_empty = True
+            return
         with database.transaction():
             for table in _STREAMS:
                 database.run(f"DELETE FROM {table} WHERE version = ?", [number])
             database.run("DELETE FROM data WHERE id NOT IN (SELECT data FROM cluster_map WHERE data IS NOT NULL)")
             audit.append(database, action, tool=TOOL, version=number, detail=detail, user=self._user)
-        while database.rows("PRAGMA freelist_count") != [(0,)]:
-            database.rows(f"PRAGMA incremental_vacuum({_FREE_PAGES_AT_A_TIME})")
-        self._is_empty = not control.versions(database)
+        _give_back_space(database)
 
     def close(self) -> None:
         """Let go of the image. What was flushed stays in the open version, to be resumed; what was not is lost."""
@@ -184,12 +195,15 @@ class Edit:
             self._is_open = False
             self.driver.close()
             try:
-                with self.let_go():
-                    self._database.end_log()
+                if not self._is_empty:
+                    with self.let_go():
+                        self._database.end_log()
             finally:
                 self._database.close()
-                if self._is_empty:  # a child file whose only version is gone
-                    os.unlink(self.path)
+                if self._is_empty:
+                    for suffix in ("", "-wal", "-shm"):
+                        with suppress(FileNotFoundError):
+                            os.unlink(self.path + suffix)
                 self._lock.close()
 
     def __enter__(self) -> Edit:
@@ -205,6 +219,17 @@ class Edit:
                     self.discard()
             finally:
                 self.close()
+
+
+def _give_back_space(database: Database) -> None:
+    """Free pages back to the file system, as far as the file was made for that; mere housekeeping."""
+    with suppress(SqlimageError):
+        free = database.rows("PRAGMA freelist_count")
+        while free != [(0,)]:
+            database.rows(f"PRAGMA incremental_vacuum({_FREE_PAGES_AT_A_TIME})")
+            before, free = free, database.rows("PRAGMA freelist_count")
+            if free == before:
+                return
 
 
 def _notes(sealing: Sealing) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from sqlimage.device import Buffer, check_range
-from sqlimage.errors import DamagedError, SqlimageError
+from sqlimage.errors import DamagedError, RefusedError, SqlimageError
 from sqlimage.extent import Runs
 from sqlimage.image.chunks import SMALL, Cache
 from sqlimage.image.driver import ImageDriver
@@ -63,11 +63,21 @@ class EditDriver(ImageDriver):
         self._turn = 0
         self._background: threading.Thread | None = None
         self._has_written = False
+        self._is_fenced = False
 
     @property
     def has_written(self) -> bool:
         """Whether anything was written since this driver was made."""
         return self._has_written
+
+    def fence(self, *, up: bool = True) -> None:
+        """Let nobody write any more, from before a version is read to be sealed; or again, where that failed."""
+        with self._write_lock:
+            self._is_fenced = up
+
+    def _check_fence(self) -> None:
+        if self._is_fenced:
+            raise RefusedError(f"{self._path}: the edit of version {self._control.version} has ended")
 
     def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
         check_range(offset_bytes, len(buffer), self.size_bytes, self._path)
@@ -120,6 +130,7 @@ class EditDriver(ImageDriver):
         self._bound()
         unit, end = self._unit, offset_bytes + length
         with self._write_lock:
+            self._check_fence()
             first, last = offset_bytes // unit, (end - 1) // unit
             head, tail = offset_bytes - first * unit, (last + 1) * unit - end
             source = bytes(data)
@@ -153,6 +164,7 @@ class EditDriver(ImageDriver):
         if whole_end * unit < end:
             self.write(whole_end * unit, bytes(end - whole_end * unit))
         with self._write_lock, self._lock:
+            self._check_fence()
             self._overlay.zero(first, whole_end - 1)
             self._has_written = True
 
@@ -228,6 +240,7 @@ class EditDriver(ImageDriver):
 
     def close(self) -> None:
         """Let go of everything; what was not flushed is lost."""
+        self.fence()
         with self._flush_lock:
             with self._lock:
                 self._overlay = Overlay(self._unit)  # a flush that waits for its turn finds nothing to do

@@ -11,11 +11,12 @@ from sqlimage.errors import NotFoundError, RefusedError, UsageError
 from sqlimage.image.chunks import SMALL, Cache
 from sqlimage.image.edit import Edit
 from sqlimage.image.edit_driver import WRITE_BACK_BYTES
+from sqlimage.image.lineage import resolve
 from sqlimage.streams import audit, cluster_map, control, properties, schema
 from sqlimage.streams.control import Control, check_label
 from sqlimage.streams.database import Database
 from sqlimage.streams.newfile import NewImage
-from sqlimage.streams.writer import WriterLock, holder
+from sqlimage.streams.writer import RESERVED, WriterLock, holder
 from sqlimage.tool import TOOL
 from sqlimage.units import now
 
@@ -47,11 +48,12 @@ def begin(
         database = Database.open(path, writable=True)
         try:
             found = control.find_version(database, version)
+            resolve(database, found, search).close()
+            database.use_log()
             if into is None:
                 with database.transaction():
                     found = _open_version(database, found, label)
                     _tell_begin(database, found, user, message)
-            database.use_log()
             return Edit(
                 database.path,
                 found,
@@ -64,9 +66,12 @@ def begin(
                 write_back_bytes=write_back_bytes,
             )
         except BaseException:
+            database.end_log()
             database.close()
             raise
     except BaseException:
+        if into is not None:
+            os.unlink(path)  # it was made for this edit, and nobody has seen it
         lock.close()
         raise
 
@@ -214,6 +219,8 @@ def _make_child(
     path: str, version: str | None, child: str, label: str | None, user: str | None, message: str | None
 ) -> str:
     """A new image whose only version is open and has its parent in another file."""
+    if child.endswith(RESERVED):
+        raise UsageError(f"{child}: a name that ends so belongs to another image", hint="choose another name")
     with Database.open(path) as database:
         parent = control.find_version(database, version)
         if parent.state != "sealed":

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlimage.errors import FormatError, InconsistentVolume, NotFoundError, UsageError
+from sqlimage.errors import FormatError, InconsistentVolume, NotFoundError, RefusedError, UsageError
 from sqlimage.extent import Runs
 from sqlimage.filesystem.contract import Content, FileSystem
 from sqlimage.filesystem.probe import open_file_system
@@ -21,6 +21,7 @@ from sqlimage.streams.control import Control, Volume
 from sqlimage.streams.database import Database
 from sqlimage.streams.files import FileRow
 from sqlimage.streams.properties import Value
+from sqlimage.streams.writer import holder
 from sqlimage.tool import TOOL
 
 if TYPE_CHECKING:
@@ -184,6 +185,11 @@ class Version:
 
     def driver(self, *, cache: Cache = SMALL) -> ImageDriver:
         """This version as a block device; close it when done. ``cache`` bounds the decoded chunks it keeps."""
+        if self.control.state == "open" and (writer := holder(self.image.path)):
+            raise RefusedError(
+                f"{self.image.path}: version {self.number} is being written by {writer}",
+                hint="read a sealed version, or wait",
+            )
         return ImageDriver(
             self.image.database,
             self.control,

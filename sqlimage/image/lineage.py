@@ -72,7 +72,9 @@ def _parent(files: list[Database], child: Link, search: Sequence[str]) -> Link:
         with suppress(SqlimageError):
             database = Database.open(candidate)
             found = control.by_uuid(database, wanted)
-            if found is not None:
+            # A copy that was made in the middle of that very edit, or a stranger's, does not stand in for the parent.
+            unit = child.control.bytes_per_cluster
+            if found is not None and found.state == "sealed" and found.bytes_per_cluster == unit:
                 if len(files) >= _MOST_FILES:
                     database.close()
                     raise FormatError(f"{path}: its lineage leads over more than {_MOST_FILES} files")

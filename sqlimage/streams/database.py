@@ -40,8 +40,10 @@ _MOST_VERSIONS, _DEEPEST_LINEAGE = 10_000, 1000
 class Database:
     """One connection to one image file. Not to be shared between threads: each takes its own :meth:`reader`."""
 
-    def __init__(self, path: str, connection: apsw.Connection, *, writable: bool) -> None:
+    def __init__(self, path: str, connection: apsw.Connection, *, writable: bool, mode: str = "ro") -> None:
         self.path = path
+        self.mode = mode
+        """How it is opened to be read, as SQLite's URIs have it."""
         self.connection = connection
         self.writable = writable
         self._closed = False
@@ -76,7 +78,7 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-        return cls(path, connection, writable=writable)
+        return cls(path, connection, writable=writable, mode="ro" if writable else mode)
 
     def use_log(self) -> None:
         """Write through a write-ahead log from now on: commits are short, and readers go on reading meanwhile."""
@@ -129,7 +131,7 @@ class Database:
     def reader(self) -> Database:
         """Another read-only connection to the same file, for another thread. The file was checked already."""
         with translated(self.path):
-            return Database(self.path, _connect(self.path, "ro"), writable=False)
+            return Database(self.path, _connect(self.path, self.mode), writable=False, mode=self.mode)
 
     @contextmanager
     def let_go(self) -> Iterator[None]:
@@ -141,7 +143,7 @@ class Database:
         finally:
             if not self._closed:
                 with translated(self.path):
-                    self.connection = _connect(self.path, "rw" if self.writable else "ro")
+                    self.connection = _connect(self.path, "rw" if self.writable else self.mode)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[Row]:
         """Rows of one statement, as they come."""
@@ -278,6 +280,8 @@ def translated(path: str) -> Iterator[None]:
         raise full from None
     except apsw.IOError as problem:
         raise DeviceError(f"{path}: {problem}") from None
+    except apsw.ConnectionClosedError:
+        raise RefusedError(f"{path}: is closed already") from None
     except apsw.TooBigError as problem:
         raise FormatError(f"{path}: a value is larger than the format allows ({problem})") from None
     except apsw.AuthError as problem:

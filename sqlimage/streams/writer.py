@@ -8,11 +8,16 @@ import getpass
 import json
 import os
 import socket
+import stat
 
 from sqlimage.errors import DeviceError, RefusedError
 from sqlimage.units import now
 
 SUFFIX = "-edit"
+RESERVED = (SUFFIX, "-wal", "-shm", "-journal")
+"""Endings of what lies beside an image while it is written."""
+_MARK = "sqlimage-writer"
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _MOST_BYTES = 4096
 
 
@@ -28,7 +33,14 @@ class WriterLock:
     def __init__(self, image: str, doing: str) -> None:
         self._path = image + SUFFIX
         self._fd: int | None = self._take(image)
-        told = {"pid": os.getpid(), "user": _user(), "host": socket.gethostname(), "since": now(), "doing": doing}
+        told = {
+            _MARK: 1,
+            "pid": os.getpid(),
+            "user": _user(),
+            "host": socket.gethostname(),
+            "since": now(),
+            "doing": doing,
+        }
         with contextlib.suppress(OSError):  # a courtesy to the next one; the lock holds without it
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, json.dumps(told).encode(), 0)
@@ -36,9 +48,12 @@ class WriterLock:
     def _take(self, image: str) -> int:
         while True:
             try:
-                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
             except OSError as problem:
                 raise DeviceError(f"{self._path}: cannot be made ({problem.strerror})") from None
+            if not _is_ours(fd):
+                os.close(fd)
+                raise RefusedError(f"{self._path}: is in the way, and is no lock of sqlimage's", hint="move it away")
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(fd).st_nlink:  # else the holder before us has just removed it
@@ -54,7 +69,9 @@ class WriterLock:
     def close(self) -> None:
         if self._fd is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self._path)
+                here, there = os.fstat(self._fd), os.lstat(self._path)
+                if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
+                    os.unlink(self._path)
             os.close(self._fd)
             self._fd = None
 
@@ -62,10 +79,12 @@ class WriterLock:
 def holder(image: str) -> str | None:
     """Who is writing to an image now, in words; None where nobody is."""
     try:
-        fd = os.open(image + SUFFIX, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(image + SUFFIX, os.O_RDONLY | _FLAGS)
     except OSError:
         return None
     try:
+        if not _is_ours(fd):
+            return None
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None
     except OSError:
@@ -74,12 +93,20 @@ def holder(image: str) -> str | None:
         os.close(fd)
 
 
+def _is_ours(fd: int) -> bool:
+    """Whether a file is a lock, held or left behind: anything else of that name is somebody's own."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return False
+    text = os.pread(fd, len(_MARK) + 2, 0)
+    return not text or text[2:] == _MARK.encode()
+
+
 def _told(text: bytes) -> str:
     """What the file says of its holder, in words; it may be half-written or anybody's."""
     try:
         told = json.loads(text)
         return f"{told['user']} on {told['host']} (process {int(told['pid'])}, {told['doing']}, since {told['since']})"
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return "another process"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import sqlimage
+from sqlimage.errors import RefusedError
 from sqlimage.image.edits import begin, resume
 from tests.conftest import CHECKOUT
 from tests.image.edits import SIZE, captured, check_whole, content_of, medium
@@ -86,10 +87,54 @@ def test_an_image_behind_a_symbolic_link_is_the_same_image(image: Path, tmp_path
 
 
 def test_a_lock_file_left_by_a_process_that_is_gone_stops_nobody(image: Path) -> None:
-    image.with_name(image.name + "-edit").write_text('{"pid": 1}')
+    image.with_name(image.name + "-edit").write_text('{"sqlimage-writer": 1, "pid": 1}')
     with begin(str(image)) as edit:
         edit.driver.write(0, b"x")
     assert not image.with_name(image.name + "-edit").exists()
+
+
+@pytest.mark.timeout(20)
+def test_what_only_looks_like_a_lock_is_neither_written_nor_removed_nor_waited_for(image: Path, tmp_path: Path) -> None:
+    mine = image.with_name(image.name + "-edit")
+    mine.write_text("notes of somebody")
+    with pytest.raises(RefusedError, match="in the way"):
+        begin(str(image))
+    assert mine.read_text() == "notes of somebody"
+    mine.unlink()
+    os.mkfifo(mine)
+    with sqlimage.open(str(image)) as opened:
+        assert opened.unfinished() == []
+    with pytest.raises(RefusedError, match="in the way"):
+        begin(str(image))
+    mine.unlink()
+    with pytest.raises(sqlimage.UsageError, match="another name"):
+        begin(str(image), into=tmp_path / "x.sqlimage-wal")
+
+
+def test_once_an_edit_ends_nobody_writes_into_it(image: Path) -> None:
+    edit = begin(str(image))
+    edit.driver.write(0, b"before")
+    driver = edit.driver
+    edit.commit()
+    with pytest.raises(RefusedError, match="has ended"):
+        driver.write(0, b"after")
+    with pytest.raises(RefusedError, match="has ended"):
+        driver.zero(0, 4096)
+    driver.flush()
+    with sqlimage.open(str(image)) as opened:
+        reader = opened.driver()
+        assert reader.read(0, 6) == b"before"
+        reader.close()
+
+
+def test_an_edit_that_cannot_begin_leaves_nothing_behind(image: Path, tmp_path: Path) -> None:
+    child = tmp_path / "elsewhere" / "child.sqlimage"
+    child.parent.mkdir()
+    begin(str(image), into=child).close()
+    before = sorted(os.listdir(child.parent))
+    with pytest.raises(sqlimage.NotFoundError, match="needs its parent"):
+        sqlimage.open(str(child), writable=True).resume()
+    assert sorted(os.listdir(child.parent)) == before
 
 
 def test_readers_in_other_processes_go_on_reading_their_sealed_version(image: Path, tmp_path: Path) -> None:
