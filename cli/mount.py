@@ -50,7 +50,8 @@ def command(
 ) -> None:
     """Mount an image: the files of its volumes, or with --device the disk itself.
 
-    Read-only it needs neither root nor a driver of the kernel. Writable, every program writes into a new version:
+    By a driver that is there (the kernel's, ntfs-3g, ...), else, for reading, by sqlimage's own reader, which needs no
+    driver and no root; --way reader takes that in any case. Writable, every program writes into a new version:
     `sqlimage unmount DIR` commits it, `sqlimage unmount DIR --discard` throws it away, and a crash leaves it to be
     resumed.
     """

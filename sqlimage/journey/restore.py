@@ -68,6 +68,10 @@ def restore(
     path = os.path.realpath(destination)
     if path == os.path.realpath(version.image.path):
         raise RefusedError(f"{path}: is the image itself")
+    lineage = resolve(version.image.database, version.control, version.image.search)
+    lineage.close()
+    if any(os.path.realpath(file.path) == path for file in lineage.files):
+        raise RefusedError(f"{path}: is a parent of the image, which is read from it")
     _refuse_mounted(path)
     if not os.path.lexists(path) and (path + "/").startswith("/dev/") and not path.startswith("/dev/shm/"):
         raise NotFoundError(f"{path}: no such device")

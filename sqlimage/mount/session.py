@@ -164,7 +164,10 @@ class _Session:
         """Every volume as a directory: by our readers where they know it, else mounted by a driver where one can."""
         if self._request.writable or self._request.way:
             names = ", ".join(self._devices)
-            raise UsageError("several volumes can only be mounted together for reading", hint=f"name one of {names}")
+            raise UsageError(
+                "several volumes can only be mounted together for reading",
+                hint=f"choose one with --volume: there are {names}",
+            )
         trees: dict[str, VolumeTree | None] = {}
         others: list[tuple[str, str, str, Way]] = []
         for number, (name, device) in enumerate(self._devices.items()):

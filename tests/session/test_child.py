@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import run
-from tests.images import noise, tool
+from tests.images import noise, run_tool, tool
 from tests.session import media
 from tests.session.use import beside, check_at_rest, digest, refused, restored, served, states, told
 
@@ -95,3 +95,15 @@ def test_a_child_never_takes_the_place_of_a_file(parent: Path, tmp_path: Path) -
     refused(3, "no such directory", "serve", parent, "--writable", "--into", tmp_path / "no" / "child", "--socket", "x")
     assert precious.read_bytes() == noise("precious", 1000)
     assert states(parent) == [(1, "sealed")]
+
+
+def test_a_child_is_never_restored_over_the_parent_that_it_is_read_from(tmp_path: Path) -> None:
+    parent, child = tmp_path / "p.sqlimage", tmp_path / "c.sqlimage"
+    (tmp_path / "raw").write_bytes(b"content" * 10_000)
+    tool("capture", tmp_path / "raw", parent)
+    tool("edit", "begin", parent, "--into", child)
+    before = parent.read_bytes()
+    done = run_tool("restore", child, parent, "--force")
+    assert done.returncode == 4
+    assert "parent" in done.stderr
+    assert parent.read_bytes() == before
