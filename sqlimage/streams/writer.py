@@ -94,11 +94,18 @@ def holder(image: str) -> str | None:
 
 
 def _is_ours(fd: int) -> bool:
-    """Whether a file is a lock, held or left behind: anything else of that name is somebody's own."""
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    """Whether a file is a lock, held or left behind, be it by a power cut that left anything in it: a small regular file
+    that is no text of somebody's own."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
         return False
-    text = os.pread(fd, len(_MARK) + 2, 0)
-    return not text or text[2:] == _MARK.encode()
+    content = os.pread(fd, _MOST_BYTES, 0)
+    if not content or content[2:].startswith(_MARK.encode()):
+        return True
+    try:
+        return not content.decode().replace("\n", "").replace("\t", "").isprintable()
+    except UnicodeDecodeError:
+        return True
 
 
 def _told(text: bytes) -> str:

@@ -103,6 +103,7 @@ def kill_again_and_again(place: Path, template: Path, times: int, seed: int, wha
         acknowledged, sealed = killed(image, dice.uniform(0, 0.25), what)
         flushes, commits = flushes + acknowledged, commits + sealed
         print(f"seed {seed}: {acknowledged} flushes, {sealed} commits")
+        sqlimage.recover(str(image))
         with sqlimage.open(str(image)) as opened:
             states = [version.control.state for version in opened.versions()]
             rows = [row.action for row in opened.audit()]
