@@ -94,8 +94,8 @@ def holder(image: str) -> str | None:
 
 
 def _is_ours(fd: int) -> bool:
-    """Whether a file is a lock, held or left behind, be it by a power cut that left anything in it: a small regular file
-    that is no text of somebody's own."""
+    """Whether a file is a lock, held or left behind, be it by a power cut that left anything in it: a small regular
+    file that is no text of somebody's own."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
         return False
