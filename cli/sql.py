@@ -11,7 +11,7 @@ import typer
 import sqlimage
 
 from .arguments import ImageArgument, JsonOption, opened
-from .output import print_json, print_table
+from .output import message, print_json, print_table
 
 EXAMPLE = 'sqlimage sql laptop.sqlimage "SELECT path, bytes FROM file ORDER BY bytes DESC LIMIT 5"'
 
@@ -30,6 +30,8 @@ def command(
     if json and csv:
         raise sqlimage.UsageError("--json and --csv exclude each other")
     with opened(image) as version, sqlimage.Query(version) as asked:
+        for note in asked.notes:
+            message(f"note: {note}")
         answer = asked.run(query)
         if json:
             print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])

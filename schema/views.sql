@@ -1,18 +1,26 @@
 -- What a person with nothing but the sqlite3 shell asks. Each view gives the effective state of every version over
 -- its lineage (the part of it that is in this file).
 
--- Every version with each of its ancestors; depth 0 is the version itself.
-CREATE VIEW lineage (version, ancestor, depth) AS
-WITH RECURSIVE line (version, ancestor, depth) AS (
-  SELECT version, version, 0 FROM control
+-- Every version with each of its ancestors; depth 0 is the version itself. `reach` is how many clusters of the ancestor
+-- show: what a shorter version between does not have reads as zeros.
+CREATE VIEW lineage (version, ancestor, depth, reach) AS
+WITH RECURSIVE line (version, ancestor, depth, reach) AS (
+  SELECT version, version, 0, (medium_bytes + bytes_per_cluster - 1) / bytes_per_cluster FROM control
   UNION ALL
-  SELECT line.version, parent.version, line.depth + 1
+  SELECT line.version, parent.version, line.depth + 1,
+         min(line.reach, (parent.medium_bytes + parent.bytes_per_cluster - 1) / parent.bytes_per_cluster)
   FROM line
   JOIN control AS child ON child.version = line.ancestor
   JOIN control AS parent ON parent.uuid = child.parent_uuid
   WHERE line.depth < 1000
 )
-SELECT version, ancestor, depth FROM line;
+SELECT version, ancestor, depth, reach FROM line;
+
+-- The versions that the other views tell about. In the library these are also ancestors in other files, under numbers
+-- above a million.
+CREATE VIEW effective_control
+  (version, uuid, parent_uuid, label, created_at, medium_bytes, bytes_per_cluster) AS
+SELECT version, uuid, parent_uuid, label, created_at, medium_bytes, bytes_per_cluster FROM control;
 
 -- The properties that hold for a version: the nearest row of a name wins, a NULL value hides.
 CREATE VIEW effective_property (version, name, value) AS
@@ -46,6 +54,39 @@ FROM (
   GROUP BY lineage.version
 ) AS near
 JOIN bitmap ON bitmap.version = near.ancestor;
+
+-- Which content backs which clusters of a version, over its lineage: the nearest record of each cluster wins. `data` NULL
+-- reads as zeros, as do clusters without a row; `since` is the version whose record it is.
+CREATE VIEW effective_cluster_map (version, start_cluster, end_cluster, data, data_offset, since) AS
+SELECT piece.version, piece.low, piece.high, record.data,
+       CASE WHEN record.data IS NULL THEN 0
+            ELSE record.data_offset + (piece.low - record.start_cluster) * control.bytes_per_cluster END,
+       record.version
+FROM (
+  SELECT version, place AS low, lead(place) OVER (PARTITION BY version ORDER BY place) - 1 AS high
+  FROM (
+    SELECT lineage.version AS version, cluster_map.start_cluster AS place
+    FROM lineage JOIN cluster_map ON cluster_map.version = lineage.ancestor
+    WHERE cluster_map.start_cluster < lineage.reach
+    UNION
+    SELECT lineage.version, min(cluster_map.end_cluster + 1, lineage.reach)
+    FROM lineage JOIN cluster_map ON cluster_map.version = lineage.ancestor
+    WHERE cluster_map.start_cluster < lineage.reach
+  )
+) AS piece
+JOIN control ON control.version = piece.version
+JOIN cluster_map AS record ON record.version = (
+  SELECT near.ancestor FROM lineage AS near
+  WHERE near.version = piece.version AND near.reach > piece.low AND piece.low <= (
+    SELECT candidate.end_cluster FROM cluster_map AS candidate
+    WHERE candidate.version = near.ancestor AND candidate.start_cluster <= piece.low
+    ORDER BY candidate.start_cluster DESC LIMIT 1)
+  ORDER BY near.depth LIMIT 1
+) AND record.start_cluster = (
+  SELECT max(place.start_cluster) FROM cluster_map AS place
+  WHERE place.version = record.version AND place.start_cluster <= piece.low
+)
+WHERE piece.high IS NOT NULL;
 
 -- The cluster map as the field knows it: {start, end, offset, length, compressed size, flags}.
 CREATE VIEW cluster_map_record (version, start_cluster, end_cluster, data, "offset", length, compressed_size, flags) AS

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from itertools import accumulate
 from urllib.parse import quote
 
 import apsw
@@ -18,7 +19,7 @@ from sqlimage.streams.database import Database, translated
 _STRIDE = 1_000_000
 """Versions of the n-th other file are shown as their number plus n times this."""
 _TABLES = {
-    "control": ("version, uuid, parent_uuid, bytes_per_cluster", "version"),
+    "control": ("version, uuid, parent_uuid, label, created_at, medium_bytes, bytes_per_cluster", "version"),
     "file": (
         "version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, deleted",
         "version, volume, path",
@@ -31,25 +32,33 @@ _TABLES = {
     "property": ("version, name, value", "version, name"),
 }
 """Columns and key of what the views read."""
+_MAP = {
+    "cluster_map": ("version, start_cluster, end_cluster, data, data_offset", "version, start_cluster"),
+}
+"""Likewise, where the map is asked for too."""
+_DEEPEST_OF_ALL = 200
+"""In a lineage up to this deep, the views show every ancestor as a version of its own, too."""
 _VIEW = re.compile(r"^CREATE VIEW .*?;$", re.MULTILINE | re.DOTALL)
-_SOURCE = re.compile(r"\b(FROM|JOIN) (" + "|".join(_TABLES) + r")\b( AS)?")
-_NEEDED = ("effective_property", "effective_file", "effective_bitmap", "effective_extent", "owner")
+_SOURCE = re.compile(r"\b(FROM|JOIN) (" + "|".join((*_TABLES, *_MAP)) + r")\b( AS)?")
+_NEEDED = ("effective_control", "effective_property", "effective_file", "effective_bitmap", "effective_extent", "owner")
+_NEEDED_OF_MAP = ("effective_cluster_map",)
 
 
-def attach_parents(database: Database, version: Control, search: Sequence[str] = ()) -> None:
-    """Make the views of this connection show a version's whole lineage, where it leads into other files.
+def attach_parents(database: Database, version: Control, search: Sequence[str] = (), *, with_map: bool = False) -> None:
+    """Make the views of this connection show a version's whole lineage, where it leads into other files; the view of
+    the cluster map only ``with_map``.
 
     Raises what :func:`~sqlimage.image.lineage.resolve` raises.
     """
     lineage = resolve(database, version, search)
     try:
         if len(lineage.files) > 1:
-            _attach(database, lineage)
+            _attach(database, lineage, {**_TABLES, **_MAP} if with_map else _TABLES)
     finally:
         lineage.close()
 
 
-def _attach(database: Database, lineage: Lineage) -> None:
+def _attach(database: Database, lineage: Lineage, tables: Mapping[str, tuple[str, str]]) -> None:
     """Copy what the ancestors in other files say into temporary tables: they never change, and a statement over a
     hundred attached files would be more than SQLite takes."""
     connection = database.connection
@@ -57,7 +66,7 @@ def _attach(database: Database, lineage: Lineage) -> None:
         raise FormatError(f"{database.path}: its lineage has version numbers above {_STRIDE}")
     with translated(database.path):
         connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
-        for table, (columns, key) in _TABLES.items():
+        for table, (columns, key) in tables.items():
             connection.execute(f"DROP TABLE IF EXISTS temp.parents_{table}")
             connection.execute(f"CREATE TEMP TABLE parents_{table} ({columns}, PRIMARY KEY ({key})) WITHOUT ROWID")
         for number, parent in enumerate(lineage.files[1:], 1):
@@ -65,7 +74,7 @@ def _attach(database: Database, lineage: Lineage) -> None:
             where = f"file:{quote(os.fsencode(parent.path))}?mode={parent.mode}"
             connection.execute("ATTACH ? AS parent", [where])
             try:
-                for table, (columns, key) in _TABLES.items():
+                for table, (columns, key) in tables.items():
                     rest = columns.partition(", ")[2]
                     connection.execute(
                         f"INSERT INTO temp.parents_{table} SELECT version + {number * _STRIDE}, {rest} "
@@ -73,29 +82,38 @@ def _attach(database: Database, lineage: Lineage) -> None:
                     )
             finally:
                 connection.execute("DETACH parent")
-        for statement in _views():
+        for statement in _views(tables):
             connection.execute(statement)
         # Told as it was resolved: files of strangers could make a walk along their UUIDs endless.
-        number = lineage.links[0].control.version
         connection.execute("DROP TABLE IF EXISTS temp.lineage")
-        connection.execute("CREATE TEMP TABLE lineage (version, ancestor, depth, PRIMARY KEY (version, depth))")
-        connection.execute("INSERT INTO temp.lineage SELECT * FROM main.lineage WHERE version != ?", [number])
-        connection.executemany(
-            "INSERT INTO temp.lineage VALUES (?, ?, ?)",
-            [(number, link.control.version + link.file * _STRIDE, depth) for depth, link in enumerate(lineage.links)],
+        connection.execute("CREATE TEMP TABLE lineage (version, ancestor, depth, reach, PRIMARY KEY (version, depth))")
+        connection.executemany("INSERT INTO temp.lineage VALUES (?, ?, ?, ?)", _lines(lineage))
+        connection.execute(
+            "INSERT INTO temp.lineage SELECT * FROM main.lineage "
+            "WHERE version NOT IN (SELECT version FROM temp.lineage)"
         )
 
 
-def _views() -> list[str]:
+def _lines(lineage: Lineage) -> Iterator[tuple[int, int, int, int]]:
+    """Version, ancestor, depth and reach: of the version, and of its ancestors unless it has very many."""
+    numbers = [link.control.version + link.file * _STRIDE for link in lineage.links]
+    clusters = [link.control.total_clusters for link in lineage.links]
+    for first in range(len(numbers) if len(numbers) <= _DEEPEST_OF_ALL else 1):
+        for depth, reach in enumerate(accumulate(clusters[first:], min)):
+            yield numbers[first], numbers[first + depth], depth, reach
+
+
+def _views(tables: Mapping[str, tuple[str, str]]) -> list[str]:
     """The views of the format over the rows of all files."""
     statements = []
-    for table, (columns, _) in _TABLES.items():
+    needed = _NEEDED + (_NEEDED_OF_MAP if "cluster_map" in tables else ())
+    for table, (columns, _) in tables.items():
         both = f"SELECT {columns} FROM main.{table} UNION ALL SELECT {columns} FROM temp.parents_{table}"
         statements += [f"DROP VIEW IF EXISTS temp.all_{table}", f"CREATE TEMP VIEW all_{table} AS {both}"]
     text = (files("sqlimage.schema") / "views.sql").read_text("utf-8")
     for view in _VIEW.findall(text):
         name = view.split()[2]
-        if name in _NEEDED:
+        if name in needed:
             whole = _SOURCE.sub(lambda m: f"{m[1]} all_{m[2]} AS {'' if m[3] else m[2]}".rstrip(), view)
             statements += [
                 f"DROP VIEW IF EXISTS temp.{name}",

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from sqlimage.codec.chunk import decode
 from sqlimage.errors import DamagedError
 from sqlimage.image.keys import Key
+from sqlimage.image.lineage import Lineage
 from sqlimage.image.scratch import Scratch
-from sqlimage.streams import data
+from sqlimage.streams import arrangement, data
+from sqlimage.streams.arrangement import Rearranged
 from sqlimage.streams.data import StoredChunk
 from sqlimage.streams.database import Database
 from sqlimage.units import GIB, MIB
@@ -32,6 +34,8 @@ SMALL = Cache()
 """For a command that reads here and there."""
 LARGE = Cache(128 * MIB, 4 * GIB)
 """For a program that works on an image as on a disk."""
+_CHANGES = "PRAGMA data_version"
+"""Differs from what it was whenever another connection has committed."""
 
 
 def content_of(chunk: StoredChunk) -> bytes:
@@ -44,8 +48,10 @@ def content_of(chunk: StoredChunk) -> bytes:
 class Connections:
     """One read-only connection for each thread that asks, all closed together."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, arranged: object = None) -> None:
+        """``arranged`` is what :func:`sqlimage.streams.arrangement.read` said when the lineage was resolved."""
         self._origin = database
+        self._arranged = arranged
         self._local = threading.local()
         self._all: list[Database] = []
         self._lock = threading.Lock()
@@ -55,9 +61,20 @@ class Connections:
         found: Database | None = getattr(self._local, "database", None)
         if found is None:
             found = self._local.database = self._origin.reader()
+            self._local.seen = None
             with self._lock:
                 self._all.append(found)
         return found
+
+    def check(self) -> None:
+        """To be called after something was read and before it is used: raises
+        :class:`~sqlimage.streams.arrangement.Rearranged` where another process has moved contents since."""
+        database = self.mine()
+        seen = database.row(_CHANGES)
+        if seen != self._local.seen:
+            if arrangement.read(database) != self._arranged:
+                raise Rearranged(database.path)
+            self._local.seen = seen
 
     def close(self) -> None:
         with self._lock:
@@ -66,13 +83,23 @@ class Connections:
             self._all.clear()
 
 
+def connect(lineage: Lineage) -> list[Connections]:
+    """Connections to every file of a lineage, in its order."""
+    return [Connections(file, told) for file, told in zip(lineage.files, lineage.arranged, strict=True)]
+
+
 def read_stored(connections: list[Connections], key: Key) -> StoredChunk:
     """A chunk as it is stored, with its bytes, from whichever file of the lineage has them.
 
     Raises :class:`~sqlimage.errors.DamagedError` where none has.
     """
     file, number = key
-    chunk = data.read(connections[file].mine(), number)
+    try:
+        chunk = data.read(connections[file].mine(), number)
+    except DamagedError:
+        connections[file].check()
+        raise
+    connections[file].check()
     if chunk.stored is not None:
         return chunk
     for other in range(len(connections)):
@@ -80,6 +107,8 @@ def read_stored(connections: list[Connections], key: Key) -> StoredChunk:
             found = data.find(connections[other].mine(), chunk.digest)
             if found is not None and found.stored is not None:
                 return StoredChunk(chunk.id, chunk.digest, chunk.length, found.flags, found.stored)
+    for each in connections:
+        each.check()
     raise DamagedError(f"data {number}: its bytes are in a parent or a segment that is not here", data=number)
 
 

@@ -13,7 +13,7 @@ from sqlimage.image.chunks import SMALL, Cache
 from sqlimage.image.driver import ImageDriver
 from sqlimage.image.flatmap import WINDOW_CLUSTERS
 from sqlimage.image.overlay import Overlay
-from sqlimage.image.store import Store
+from sqlimage.image.store import Ancestor, Store
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
 from sqlimage.units import MIB
@@ -46,12 +46,7 @@ class EditDriver(ImageDriver):
         self._limit_bytes = write_back_bytes
         self._database = database
         self._shortening: threading.Thread | None = None
-        links = self._lineage.links
-        others = [
-            (connections, [link.control.version for link in links if link.file == file])
-            for file, connections in enumerate(self._connections[1:], 1)
-        ]
-        self._store = Store(database, control, others)
+        self._store = Store(database, control, self._ancestors)
         self._overlay = Overlay(self._unit)
         self._flushing = Overlay(self._unit)
         """What is on its way into the database: beneath the overlay, above the map."""
@@ -64,6 +59,11 @@ class EditDriver(ImageDriver):
         self._background: threading.Thread | None = None
         self._has_written = False
         self._is_fenced = False
+
+    def _ancestors(self) -> list[Ancestor]:
+        """The other files of the lineage, with the versions in each that belong to it."""
+        look = self._look
+        return [(each, look.lineage.in_file(file)) for file, each in enumerate(look.connections[1:], 1)]
 
     @property
     def has_written(self) -> bool:
@@ -208,7 +208,7 @@ class EditDriver(ImageDriver):
                     self._overlay, self._flushing = self._flushing, Overlay(self._unit)
                 raise
             first, last = changed.start // WINDOW_CLUSTERS, (changed.end - 1) // WINDOW_CLUSTERS
-            self._map.forget_between(zip(first.tolist(), last.tolist(), strict=True))
+            self._look.map.forget_between(zip(first.tolist(), last.tolist(), strict=True))
             with self._lock:
                 self._turn += 1
                 self._flushing = Overlay(self._unit)

@@ -29,10 +29,11 @@ def pages(lineage: Lineage, connections: list[Connections]) -> Iterator[MapTable
     of one version overlap or leave its medium."""
     if len(lineage.links) == 1:
         only = lineage.links[0]
-        database, last = lineage.files[0], -1
+        database, last = connections[0].mine(), -1
         for table in cluster_map.pages(database, only.control.version):
             _check(database.path, table, last, only.control.total_clusters)
             last = int(table.end[-1])
+            connections[0].check()
             yield MapTable(table.start, table.end, table.data * _FILES, table.data_offset)
         return
     total = lineage.links[0].control.total_clusters
@@ -40,11 +41,14 @@ def pages(lineage: Lineage, connections: list[Connections]) -> Iterator[MapTable
     while at is not None and at < total:
         low = at
         high = min(low + _STEP_CLUSTERS, total)
-        yield _painted(lineage, connections, low, high)
+        table = _painted(lineage, connections, low, high)
         found = [
             cluster_map.next_mapped(connections[link.file].mine(), link.control.version, high) for link in lineage.links
         ]
         at = min((place for place in found if place is not None), default=None)
+        for each in connections:
+            each.check()
+        yield table
 
 
 def _painted(lineage: Lineage, connections: list[Connections], low: int, high: int) -> MapTable:

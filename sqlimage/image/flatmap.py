@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 
 import numpy as np
 
@@ -65,6 +66,12 @@ class FlatMap:
         self._unit = lineage.links[0].control.bytes_per_cluster
         self.total_clusters = lineage.links[0].control.total_clusters
         self._reach = reach(lineage)
+        self._by_file: dict[int, tuple[list[int], list[int]]] = {}
+        """Of each file, the versions of the lineage in it, by number and as indexes into its links."""
+        for index, link in enumerate(lineage.links):
+            versions, links = self._by_file.setdefault(link.file, ([], []))
+            versions.append(link.control.version)
+            links.append(index)
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self._held = 0
         self._turn = 0
@@ -129,24 +136,31 @@ class FlatMap:
             database = self._connections[link.file].mine()
             found = cluster_map.next_mapped(database, link.control.version, cluster)
             nearest = min(nearest, last + 1 if found is None else max(found, cluster))
+        self._check()
         return nearest
+
+    def _check(self) -> None:
+        for file in self._by_file:
+            self._connections[file].check()
 
     def _flatten(self, number: int) -> Window:
         low = number * WINDOW_CLUSTERS
         high = min(low + WINDOW_CLUSTERS, self.total_clusters)
         layers = []
-        for link, shortest in zip(self._lineage.links, self._reach, strict=True):
-            top = min(high, shortest)
-            if top > low:
-                database = self._connections[link.file].mine()
-                records = cluster_map.in_range(database, link.control.version, low, top - 1)
+        for file, (versions, links) in self._by_file.items():
+            found = cluster_map.in_range_of_many(self._connections[file].mine(), versions, low, high - 1)
+            for link, records in zip(links, found, strict=True):
+                top = min(high, self._reach[link])
+                records = [record for record in records if record.start_cluster < top]
                 if records:
-                    check_records(database.path, link.control, records)
-                    layers.append((link.file, top, records))
+                    check_records(self._lineage.files[file].path, self._lineage.links[link].control, records)
+                    layers.append((link, file, top, records))
+        self._check()
+        layers.sort(key=itemgetter(0))
         if not layers:
             return _EMPTY
         if len(layers) == 1:
-            return self._single(*layers[0], low)
+            return self._single(*layers[0][1:], low)
         return self._painted(layers, low, high)
 
     def _single(self, file: int, high: int, records: list[MapRecord], low: int) -> Window:
@@ -163,12 +177,12 @@ class FlatMap:
             ],
         )
 
-    def _painted(self, layers: list[tuple[int, int, list[MapRecord]]], low: int, high: int) -> Window:
+    def _painted(self, layers: list[tuple[int, int, int, list[MapRecord]]], low: int, high: int) -> Window:
         """Several versions: the oldest is painted first, each newer one over it."""
         data = np.zeros(high - low, dtype=np.int64)
         file = np.zeros(high - low, dtype=np.int64)
         origin = np.zeros(high - low, dtype=np.int64)
-        for layer, top, records in reversed(layers):
+        for _, layer, top, records in reversed(layers):
             for record in records:
                 part = slice(max(record.start_cluster, low) - low, min(record.end_cluster + 1, top) - low)
                 data[part] = record.data or ZEROS

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlimage.errors import FormatError, NotFoundError, RefusedError, SqlimageError
-from sqlimage.streams import control
+from sqlimage.streams import arrangement, control
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
 
 SEARCH_VARIABLE = "SQLIMAGE_PATH"
 """Directories, separated by colons, in which parents are looked for."""
 DEEPEST = 1000
-_MOST_FILES = 100
+_MOST_FILES = 120
 _MOST_CANDIDATES = 10_000
 _SUFFIX = ".sqlimage"
 
@@ -33,9 +32,21 @@ class Lineage:
     """``links[0]`` is the version itself; the last one has no parent. ``files[0]`` is the file of the version, which
     belongs to the caller; the others were opened here and are closed by :meth:`close`."""
 
-    def __init__(self, files: list[Database], links: list[Link]) -> None:
-        self.files = files
-        self.links = links
+    def __init__(self, database: Database, version: Control) -> None:
+        self.files = [database]
+        self.links = [Link(0, version)]
+        self.arranged = [arrangement.read(database)]
+        """What each file said of its arrangement before anything else was read from it."""
+
+    def add_file(self, database: Database, arranged: object) -> int:
+        """Take over a file; its index."""
+        self.arranged.append(arranged)
+        self.files.append(database)
+        return len(self.files) - 1
+
+    def in_file(self, file: int) -> list[int]:
+        """The versions of the lineage that lie in one file, newest first, by number."""
+        return [link.control.version for link in self.links if link.file == file]
 
     def close(self) -> None:
         for database in self.files[1:]:
@@ -46,47 +57,76 @@ def resolve(database: Database, version: Control, search: Sequence[str] = ()) ->
     """Follow the parents of a version: in its own file, beside it, in ``search``, in the directories of
     ``SQLIMAGE_PATH``; always by UUID, never by a path that a file suggests.
 
-    Raises :class:`~sqlimage.errors.NotFoundError` where a parent is nowhere, naming its UUID and the places, and
-    :class:`~sqlimage.errors.FormatError` where the lineage is a circle, too deep, or of unequal clusters.
+    Raises :class:`~sqlimage.errors.NotFoundError` where the version or a parent is nowhere, naming its UUID and the
+    places, and :class:`~sqlimage.errors.FormatError` where the lineage is a circle, too deep, or of unequal clusters.
     """
-    files, links = [database], [Link(0, version)]
+    lineage = Lineage(database, version)
+    current = control.by_uuid(database, version.uuid)
+    if current is None:
+        raise NotFoundError(f"{database.path}: version {version.uuid} is not there any more")
+    lineage.links[0] = Link(0, current)
+    uuids = {current.uuid}
     try:
-        while links[-1].control.parent_uuid is not None:
-            links.append(_parent(files, links[-1], search))
-            _check(database.path, links)
+        while lineage.links[-1].control.parent_uuid is not None:
+            lineage.links.append(_parent(lineage, search))
+            _check(database.path, lineage.links, uuids)
     except BaseException:
-        Lineage(files, links).close()
+        lineage.close()
         raise
-    return Lineage(files, links)
+    return lineage
 
 
-def _parent(files: list[Database], child: Link, search: Sequence[str]) -> Link:
+def _parent(lineage: Lineage, search: Sequence[str]) -> Link:
+    child, files = lineage.links[-1], lineage.files
     wanted = child.control.parent_uuid
     assert wanted is not None
-    for number in (child.file, *range(len(files))):
+    # Nearly always it is in the child's own file, or in the one that was opened last.
+    for number in dict.fromkeys((child.file, *reversed(range(len(files))))):
         found = control.by_uuid(files[number], wanted)
         if found is not None:
             return Link(number, found)
     path = files[child.file].path
+    looked = []
     for candidate in candidates(path, child.control.parent_name, search):
-        with suppress(SqlimageError):
+        try:
             database = Database.open(candidate)
-            found = control.by_uuid(database, wanted)
-            # A copy that was made in the middle of that very edit, or a stranger's, does not stand in for the parent.
-            unit = child.control.bytes_per_cluster
-            if found is not None and found.state == "sealed" and found.bytes_per_cluster == unit:
-                if len(files) >= _MOST_FILES:
-                    database.close()
-                    raise FormatError(f"{path}: its lineage leads over more than {_MOST_FILES} files")
-                files.append(database)
-                return Link(len(files) - 1, found)
-            database.close()
+            arranged = arrangement.read(database)
+        except SqlimageError as problem:
+            looked.append(problem.message)
+            continue
+        found = _in_candidate(database, child.control, wanted, looked)
+        if found is not None:
+            if len(files) >= _MOST_FILES:
+                database.close()
+                raise FormatError(f"{path}: its lineage leads over more than {_MOST_FILES} files")
+            return Link(lineage.add_file(database, arranged), found)
+        database.close()
     hint = f" (it was called {child.control.parent_name!r})" if child.control.parent_name else ""
     raise NotFoundError(
         f"{path}: version {child.control.version} needs its parent {wanted}{hint}, which is not in "
-        + ", ".join(places(path, search)),
-        hint=f"put the parent's file beside it, or name its directory in {SEARCH_VARIABLE}",
+        + ", ".join(places(path, search))
+        + (f" ({'; '.join(looked[:3])})" if looked else ""),
+        hint=f"put the parent's file beside it, or name its directory with --search or in {SEARCH_VARIABLE}",
     )
+
+
+def _in_candidate(database: Database, child: Control, wanted: str, looked: list[str]) -> Control | None:
+    """The parent, where this file holds it and it fits; ``looked`` hears of one that does not."""
+    try:
+        found = control.by_uuid(database, wanted)
+    except SqlimageError as problem:
+        looked.append(problem.message)
+        return None
+    if found is None:
+        return None
+    # A copy that was made in the middle of that very edit, or a stranger's, does not stand in for the parent.
+    if found.state != "sealed":
+        looked.append(f"{database.path} has it as an edit that is not finished")
+    elif found.bytes_per_cluster != child.bytes_per_cluster:
+        looked.append(f"{database.path} has it with clusters of {found.bytes_per_cluster} bytes")
+    else:
+        return found
+    return None
 
 
 def places(path: str, search: Sequence[str]) -> list[str]:
@@ -119,10 +159,11 @@ def candidates(path: str, hint: str | None, search: Sequence[str]) -> Iterator[s
                 yield found
 
 
-def _check(path: str, links: list[Link]) -> None:
+def _check(path: str, links: list[Link], uuids: set[str]) -> None:
     newest, oldest = links[0].control, links[-1].control
-    if any(link.control.uuid == oldest.uuid for link in links[:-1]):
+    if oldest.uuid in uuids:
         raise FormatError(f"{path}: version {oldest.uuid} is its own ancestor")
+    uuids.add(oldest.uuid)
     if len(links) > DEEPEST:
         raise FormatError(f"{path}: its lineage is deeper than {DEEPEST} versions")
     if oldest.bytes_per_cluster != newest.bytes_per_cluster:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import apsw
 
-from sqlimage.errors import RefusedError, UsageError
+from sqlimage.errors import NotFoundError, RefusedError, UsageError
 from sqlimage.filesystem.contract import FileSystem
+from sqlimage.image.attach import attach_parents
 from sqlimage.image.image import Version, open_row
 from sqlimage.streams import files
 from sqlimage.streams.database import Row, translated
@@ -53,6 +54,13 @@ class Query:
     def __init__(self, version: Version) -> None:
         self._version = version
         self._database = version.image.database.reader()
+        self.notes: list[str] = []
+        """What whoever asks should know: the views show only this file where a parent is not to be found."""
+        try:
+            if version.control.parent_uuid is not None:
+                attach_parents(self._database, version.control, version.image.search, with_map=True)
+        except NotFoundError as problem:
+            self.notes.append(f"the views show this file alone: {problem.message}")
         self._stack = ExitStack()
         self._volumes: dict[int, FileSystem] = {}
         connection = self._database.connection

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from operator import attrgetter
@@ -42,7 +42,7 @@ Coded = tuple[bytes, int, int, bytes]
 class Store:
     """The one writer of an open version. Not safe from two threads: the caller takes turns."""
 
-    def __init__(self, database: Database, version: Control, ancestors: Sequence[Ancestor]) -> None:
+    def __init__(self, database: Database, version: Control, ancestors: Callable[[], Sequence[Ancestor]]) -> None:
         self._database = database
         self._version = version.version
         self._unit = version.bytes_per_cluster
@@ -107,12 +107,17 @@ class Store:
         """The number of each content in the data stream, by digest; what is there already is not stored again."""
         digests = list({one[0] for one in coded})
         numbers: dict[bytes, int] = {}
+        without: set[bytes] = set()
+        """What is in the data stream, but with its bytes elsewhere: perhaps not within this lineage."""
         held_elsewhere: set[bytes] = set()
         for part in range(0, len(digests), _MOST_ASKED):
             asked = digests[part : part + _MOST_ASKED]
             marks = ", ".join("?" * len(asked))
-            numbers.update(self._database.rows(f"{data.FIND_ALL} ({marks})", asked))
-            for connections, versions in self._ancestors:
+            for content, number, has_bytes in self._database.rows(f"{data.FIND_ALL} ({marks})", asked):
+                numbers[content] = number
+                if not has_bytes:
+                    without.add(content)
+            for connections, versions in self._ancestors():
                 held = _HELD.format(versions=", ".join(map(str, versions)), marks=marks)
                 held_elsewhere.update(row[0] for row in connections.mine().rows(held, asked))
         new = []
@@ -122,6 +127,10 @@ class Store:
                 bytes_ = None if content in held_elsewhere else stored
                 new.append((self._next_id, content, length, len(stored), flags, bytes_))
                 self._next_id += 1
+            elif content in without and content not in held_elsewhere:
+                without.remove(content)
+                self._database.run(data.FILL, [len(stored), flags, stored, numbers[content]])
+                self._stored_bytes += len(stored)
         self._database.insert(data.INTO, new)
         self._stored_bytes += sum(len(row[5]) for row in new if row[5] is not None)
         return numbers

@@ -17,7 +17,7 @@ from sqlimage.device import WritableDevice
 from sqlimage.errors import DamagedError, NotFoundError, RefusedError
 from sqlimage.extent import Runs
 from sqlimage.image import effective
-from sqlimage.image.chunks import Connections, fetch
+from sqlimage.image.chunks import connect, fetch
 from sqlimage.image.image import Version
 from sqlimage.image.lineage import resolve
 from sqlimage.media.file import WritableFileDevice
@@ -132,7 +132,7 @@ class _Restore:
         self._start_writeback = start_writeback
         self._unit = version.control.bytes_per_cluster
         self._lineage = resolve(version.image.database, version.control, version.image.search)
-        self._connections = [Connections(file) for file in self._lineage.files]
+        self._connections = connect(self._lineage)
         self._written = self._chunks = 0
 
     def run(self, threads: int | None, progress: Progress | None) -> RestoreReport:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,12 @@ _RANGE = (
     f"{_COLUMNS} WHERE version = ?1 AND start_cluster <= ?3 AND start_cluster >= coalesce((SELECT start_cluster "
     "FROM cluster_map WHERE version = ?1 AND start_cluster <= ?2 ORDER BY start_cluster DESC LIMIT 1), ?2) "
     "ORDER BY start_cluster"
+)
+_RANGE_OF_MANY = (
+    "SELECT near.key, m.start_cluster, m.end_cluster, m.data, m.data_offset FROM json_each(?1) AS near "
+    "CROSS JOIN cluster_map AS m ON m.version = near.value AND m.start_cluster <= ?3 AND m.start_cluster >= coalesce("
+    "(SELECT start_cluster FROM cluster_map WHERE version = near.value AND start_cluster <= ?2 "
+    "ORDER BY start_cluster DESC LIMIT 1), ?2) ORDER BY near.key, m.start_cluster"
 )
 _PAGE = f"{_COLUMNS} WHERE version = ? AND start_cluster >= ? ORDER BY start_cluster LIMIT ?"
 _OVERLAP = (
@@ -59,7 +66,21 @@ class MapTable:
 
 def in_range(database: Database, version: int, start_cluster: int, end_cluster: int) -> list[MapRecord]:
     """The version's own records that touch ``start_cluster .. end_cluster``, by place."""
-    rows = database.rows(_RANGE, [version, start_cluster, end_cluster])
+    return _touching(database, database.rows(_RANGE, [version, start_cluster, end_cluster]), start_cluster)
+
+
+def in_range_of_many(
+    database: Database, versions: Sequence[int], start_cluster: int, end_cluster: int
+) -> list[list[MapRecord]]:
+    """As :func:`in_range` for several versions of one file, in their order, in one statement."""
+    rows: list[list[Row]] = [[] for _ in versions]
+    for number, *row in database.rows(_RANGE_OF_MANY, [json.dumps(versions), start_cluster, end_cluster]):
+        rows[number].append(tuple(row))
+    return [_touching(database, found, start_cluster) for found in rows]
+
+
+def _touching(database: Database, rows: list[Row], start_cluster: int) -> list[MapRecord]:
+    """Checked records, without the one that may end before the range."""
     found = [MapRecord(*typed(database.path, "cluster_map", _TYPES, row)) for row in rows]
     for record in found:
         if record.data_offset < 0 or (record.data is not None and record.data < 1):

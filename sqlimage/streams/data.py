@@ -10,7 +10,8 @@ from sqlimage.streams.database import Database, typed
 INTO = "data (id, digest, length, stored_bytes, flags, bytes)"
 INSERT = f"INSERT INTO {INTO} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING"
 FIND = "SELECT id FROM data WHERE digest = ?"
-FIND_ALL = "SELECT digest, id FROM data WHERE digest IN"
+FIND_ALL = "SELECT digest, id, bytes IS NOT NULL FROM data WHERE digest IN"
+FILL = "UPDATE data SET stored_bytes = ?, flags = ?, bytes = ? WHERE id = ? AND bytes IS NULL"
 HELD = "SELECT digest FROM data WHERE bytes IS NOT NULL AND digest IN"
 DELETE_UNUSED = "DELETE FROM data WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM cluster_map WHERE data = ?1)"
 _TYPES = (int, bytes, int, int, bytes | None)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import sqlimage
 from sqlimage.image import effective, flatmap, lineage
-from sqlimage.image.chunks import Connections
+from sqlimage.image.chunks import Connections, connect
 from sqlimage.image.edits import begin
 from sqlimage.image.flatmap import FlatMap
 from sqlimage.streams import cluster_map, control
@@ -160,7 +160,7 @@ class opened:
     def __init__(self, database: Database, version: control.Control) -> None:
         self._database = database
         self._line = lineage.resolve(database, version)
-        self._connections = [Connections(file) for file in self._line.files]
+        self._connections = connect(self._line)
 
     def __enter__(self) -> tuple[lineage.Lineage, list[Connections]]:
         return self._line, self._connections
