@@ -152,7 +152,7 @@ class FlatMap:
             for link, records in zip(links, found, strict=True):
                 top = min(high, self._reach[link])
                 records = [record for record in records if record.start_cluster < top]
-                if records:
+                if records and top > low:
                     check_records(self._lineage.files[file].path, self._lineage.links[link].control, records)
                     layers.append((link, file, top, records))
         self._check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ LARGEST_CLUSTER = 4096
 read, change and store a whole cluster."""
 PAGE_FILES = frozenset({"/pagefile.sys", "/swapfile.sys", "/hiberfil.sys"})
 UNKNOWN = "no known file system"
+_UNALIGNED = "its partitions do not begin at clusters of the image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +146,13 @@ def _unit(volumes: list[SourceVolume], size_bytes: int) -> int:
         if volume.offset_bytes + volume.length_bytes < size_bytes:
             borders.append(volume.length_bytes)
     return max(512, power_of_two_in(int(np.bitwise_or.reduce(np.array(borders, dtype=np.int64)))))
+
+
+def in_units_of(unit: int, medium: Medium) -> Medium:
+    """The medium in the clusters of the image, which do not change. What a guest laid out finer than them is told in
+    whole clusters; partitions that begin between them cannot be told, and the medium is one raw volume."""
+    if all(volume.offset_bytes % unit == 0 for volume in medium.volumes):
+        return dataclasses.replace(medium, bytes_per_cluster=unit)
+    whole = Runs.of([(0, medium.size_bytes)])
+    raw = SourceVolume(0, 0, medium.size_bytes, None, None, None, whole, Runs.empty(), (), _UNALIGNED)
+    return dataclasses.replace(medium, bytes_per_cluster=unit, volumes=(raw,))
