@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -28,6 +30,40 @@ IntoOption = Annotated[str | None, typer.Option(metavar="CHILD", help="Write int
 CommitOption = Annotated[bool, typer.Option("--commit", help="At the end, make what was written a sealed version.")]
 DiscardOption = Annotated[bool, typer.Option("--discard", help="At the end, throw away what was written.")]
 CacheOption = Annotated[str, typer.Option(metavar="SIZE", help="Temporary file for decoded data; 0 for none.")]
+
+
+SearchOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIR", help="Look for parents and children in this directory, too. Repeatable."),
+]
+
+
+def with_search(command: Callable[..., object]) -> Callable[..., object]:
+    """The command with an option ``--search DIR``, which does what the environment variable does, for it and for every
+    process it starts."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: object, search: list[str] | None = None, **options: object) -> object:
+        if search:
+            search_in(search)
+        return command(*arguments, **options)
+
+    signature = inspect.signature(command)
+    option = inspect.Parameter("search", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SearchOption)
+    wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {**command.__annotations__, "search": SearchOption}
+    return wrapped
+
+
+def search_in(directories: list[str]) -> None:
+    """Have parents looked for in these directories first."""
+    for directory in directories:
+        if ":" in directory:
+            raise sqlimage.UsageError(f"--search {directory!r}: a directory with a colon cannot be searched")
+        if not os.path.isdir(directory):
+            raise sqlimage.NotFoundError(f"--search {directory}: no such directory")
+    known = os.environ.get(sqlimage.SEARCH_VARIABLE, "")
+    os.environ[sqlimage.SEARCH_VARIABLE] = ":".join(filter(None, [*map(os.path.abspath, directories), known]))
 
 
 def cache_of(text: str) -> sqlimage.Cache:

@@ -9,15 +9,27 @@ import typer
 import sqlimage
 from sqlimage import format_size, parse_property
 
-from .arguments import JsonOption
+from .arguments import JsonOption, split_image
 from .output import message, print_json, print_pairs, progress_bar
 
-EXAMPLE = "sqlimage capture /dev/sdb1 laptop.sqlimage --label golden --property site=Berlin"
+EXAMPLE = "sqlimage capture /dev/sdb1 monday.sqlimage --parent sunday.sqlimage --label monday"
 
 
 def command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A raw file or a block device.")],
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image file to make; it must not exist.")],
+    image: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGE", help="The image file to make; it must not exist. With --append the one to add to."
+        ),
+    ],
+    parent: Annotated[
+        str | None,
+        typer.Option(metavar="PARENT[@VERSION]", help="Make a child file that holds only what differs from PARENT."),
+    ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add a version to IMAGE that holds only what differs from its latest one.")
+    ] = False,
     label: Annotated[str | None, typer.Option(help="A name for this version.")] = None,
     partition: Annotated[int | None, typer.Option(help="Take only this partition, by number.", min=1)] = None,
     property_: Annotated[
@@ -37,15 +49,22 @@ def command(
     geometry: Annotated[str | None, typer.Option(metavar="C/H/S", help="Geometry of the medium.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Capture a volume or a disk into a new image.
+    """Capture a volume or a disk into a new image, or on top of an older one.
 
-    Free clusters, zeros, page and hibernation files are left out; what occurs twice is stored once. The image appears
-    whole and synced, or not at all.
+    Free clusters, zeros, page and hibernation files are left out; what occurs twice is stored once, and with --parent
+    or --append what an older version has is not stored again. The image, or the new version, is there whole and synced,
+    or not at all.
     """
+    target, parent_version = split_image(image) if append else (image, None)
+    if parent is not None:
+        parent, parent_version = split_image(parent)
     with progress_bar("capturing") as progress:
         report = sqlimage.capture(
             source,
-            image,
+            target,
+            parent=parent,
+            append=append,
+            parent_version=parent_version,
             label=label,
             partition=partition,
             property_values=dict(parse_property(text) for text in property_ or []),
@@ -69,9 +88,13 @@ def command(
             print(f"  left out {', '.join(volume.left_out)} ({format_size(volume.left_out_bytes)})")
     print_pairs(
         [
+            ("version", report.version if append else None),
+            ("parent", report.parent_uuid),
+            ("files", report.files and ", ".join(f"{number} {action}" for action, number in report.files.items())),
             ("medium", format_size(report.medium_bytes)),
             ("allocated", format_size(report.allocated_bytes)),
             ("met twice", format_size(report.repeated_bytes)),
+            ("stored", format_size(report.stored_bytes)),
             ("image", f"{format_size(report.image_bytes)}, {report.image}"),
             ("uuid", report.uuid),
         ]

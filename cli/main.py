@@ -37,6 +37,7 @@ from . import (
     verify,
 )
 from . import property as property_
+from .arguments import with_search
 from .output import message
 
 EXIT_CODES = """\
@@ -80,8 +81,10 @@ _COMMANDS = (
     *(capture, restore, info, ls, cat, get, put, rm, mkdir, mv, mount, unmount, serve, boot),
     *(sql, audit, find, verify, tour),
 )
+_WITHOUT_SEARCH = (unmount, tour)
 for module in _COMMANDS:
-    app.command(name=module.__name__.rpartition(".")[2], epilog=f"Example: {module.EXAMPLE}")(module.command)
+    body = module.command if module in _WITHOUT_SEARCH else with_search(module.command)
+    app.command(name=module.__name__.rpartition(".")[2], epilog=f"Example: {module.EXAMPLE}")(body)
 app.add_typer(property_.app, name="property")
 app.add_typer(edit.app, name="edit")
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sqlimage.image.edit_driver import EditDriver
     from sqlimage.image.edits import Unfinished
     from sqlimage.image.image import Image, Version
+    from sqlimage.image.lineage import SEARCH_VARIABLE
     from sqlimage.image.query import Answer, Query
     from sqlimage.image.verify import Problem, VerifyReport, verify, verify_files
     from sqlimage.journey.capture import capture
@@ -78,6 +79,7 @@ _HOMES = {
     "image.edit_driver": ("EditDriver",),
     "image.edits": ("Unfinished",),
     "image.image": ("Image", "Version"),
+    "image.lineage": ("SEARCH_VARIABLE",),
     "image.query": ("Answer", "Query"),
     "image.verify": ("Problem", "VerifyReport", "verify", "verify_files"),
     "journey.capture": ("capture",),
@@ -107,6 +109,7 @@ _HOME_OF["parse_property"] = ("streams.properties", "parse")
 
 __all__ = [
     "PRESETS",
+    "SEARCH_VARIABLE",
     "Answer",
     "AuditRow",
     "BlockDevice",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from sqlimage.image.describe import FileColumns
@@ -33,6 +34,15 @@ class Change:
         """The same with paths as a medium of several volumes has them: ``/1/path``."""
         old = None if self.old_path is None else f"/{self.volume}{self.old_path}"
         return replace(self, path=f"/{self.volume}{self.path}", old_path=old)
+
+
+ACTIONS = ("created", "changed", "deleted", "renamed")
+
+
+def count_actions(changes: Iterable[Change]) -> dict[str, int]:
+    """How many changes there are of each kind."""
+    counted = Counter(change.action for change in changes)
+    return {action: counted[action] for action in ACTIONS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from sqlimage.image.lineage import Lineage
 from sqlimage.image.scratch import Scratch
 from sqlimage.streams import arrangement, data
 from sqlimage.streams.arrangement import Rearranged
-from sqlimage.streams.data import StoredChunk
+from sqlimage.streams.data import DataRow, StoredChunk
 from sqlimage.streams.database import Database
 from sqlimage.units import GIB, MIB
 
@@ -86,6 +86,14 @@ class Connections:
 def connect(lineage: Lineage) -> list[Connections]:
     """Connections to every file of a lineage, in its order."""
     return [Connections(file, told) for file, told in zip(lineage.files, lineage.arranged, strict=True)]
+
+
+def read_row(connections: list[Connections], key: Key) -> DataRow:
+    """What a file's data stream says of a content, without its bytes."""
+    file, number = key
+    row = data.describe(connections[file].mine(), number)
+    connections[file].check()
+    return row
 
 
 def read_stored(connections: list[Connections], key: Key) -> StoredChunk:

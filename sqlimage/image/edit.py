@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlimage.errors import SqlimageError
 from sqlimage.image.attach import attach_parents
-from sqlimage.image.changes import Change
+from sqlimage.image.changes import Change, count_actions
 from sqlimage.image.chunks import Cache
 from sqlimage.image.edit_driver import WRITE_BACK_BYTES, EditDriver
 from sqlimage.image.seal import Sealing
@@ -151,10 +151,7 @@ class Edit:
                 detail={name: value for name, value in detail.items() if value is not None},
                 user=self._user,
             )
-        count = {
-            action: sum(change.action == action for change in sealing.changes)
-            for action in ("created", "changed", "deleted", "renamed")
-        }
+        count = count_actions(sealing.changes)
         audit.append(
             self._database,
             "edit-commit",

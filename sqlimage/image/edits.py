@@ -12,7 +12,7 @@ from sqlimage.image.chunks import SMALL, Cache
 from sqlimage.image.edit import Edit
 from sqlimage.image.edit_driver import WRITE_BACK_BYTES
 from sqlimage.image.lineage import resolve
-from sqlimage.streams import audit, cluster_map, control, properties, schema
+from sqlimage.streams import audit, cluster_map, control, properties
 from sqlimage.streams.control import Control, check_label
 from sqlimage.streams.database import Database
 from sqlimage.streams.newfile import NewImage
@@ -185,8 +185,7 @@ def _open_version(database: Database, parent: Control, label: str | None) -> Con
             f"{database.path}: version {parent.version} is an edit that is not finished",
             hint=f"go on with it as {database.path}@{parent.version}, commit it or discard it",
         )
-    if label is not None and any(known.label == label for known in control.versions(database)):
-        raise UsageError(f"{database.path}: there is a version with the label {label!r}", hint="choose another")
+    control.check_new_label(database, label)
     number = control.next_version(database)
     opened = _child_of(parent, number, label, None)
     control.insert_control(database, opened)
@@ -227,10 +226,7 @@ def _make_child(
             raise RefusedError(f"{path}: version {parent.version} is an edit that is not finished")
         volumes = control.volumes(database, parent)
     with NewImage(child) as new:
-        made = Database(new.target, new.connection, writable=True)
-        made.run("BEGIN")
-        for name, value in (("oldest_reader", schema.OLDEST_READER), ("writer", TOOL)):
-            made.run("INSERT INTO format (name, value) VALUES (?, ?)", [name, value])
+        made = new.begin()
         opened = _child_of(parent, 1, label, os.path.basename(path))
         control.insert_control(made, opened)
         _tell_begin(made, opened, user, message)
@@ -238,6 +234,5 @@ def _make_child(
             control.insert_volume(made, dataclasses.replace(volume, version=1))
         properties.put(made, 1, "capture.tool", TOOL)
         new.make_indexes()
-        made.run("COMMIT")
         new.publish()
         return new.target

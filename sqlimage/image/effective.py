@@ -24,6 +24,11 @@ def key_of(data: int) -> Key:
     return data % _FILES, data // _FILES
 
 
+def joined(file: int, data: int) -> int:
+    """The reverse of :func:`key_of`."""
+    return data * _FILES + file
+
+
 def pages(lineage: Lineage, connections: list[Connections]) -> Iterator[MapTable]:
     """The flattened map by place, in tables of bounded size; raises :class:`~sqlimage.errors.FormatError` where records
     of one version overlap or leave its medium."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from sqlimage.errors import FormatError
 from sqlimage.image.chunks import Connections
+from sqlimage.image.keys import Key
 from sqlimage.image.lineage import Lineage
 from sqlimage.streams import cluster_map
 from sqlimage.streams.cluster_map import MapRecord
@@ -102,6 +103,16 @@ class FlatMap:
                 while self._held > _MOST_RECORDS and len(self._windows) > 1:
                     self._held -= len(self._windows.popitem(last=False)[1].start) + 1
                 return made
+
+    def pieces(self, first: int, last: int) -> Iterator[tuple[int, int, Key, int]]:
+        """What backs clusters ``first .. last`` (inclusive): start, end (not included), content, and the byte in it.
+        What is not told of reads as zeros."""
+        for number in range(first // WINDOW_CLUSTERS, last // WINDOW_CLUSTERS + 1):
+            window = self.cached(number) or self.window(number)
+            for row in window.touching(first, last):
+                low, high = max(window.start[row], first), min(window.end[row], last + 1)
+                offset = window.offset[row] + (low - window.start[row]) * self._unit
+                yield low, high, (window.file[row], window.data[row]), offset
 
     def forget_between(self, changed: Iterable[tuple[int, int]]) -> None:
         """Drop the windows ``first .. last`` (inclusive) of each pair: their records have changed on the disk."""

@@ -44,6 +44,12 @@ class Lineage:
         self.files.append(database)
         return len(self.files) - 1
 
+    def from_link(self, first: int) -> Lineage:
+        """The lineage of an ancestor, ``links[first]``, over the same files; it is not to be closed."""
+        part = Lineage.__new__(Lineage)
+        part.files, part.links, part.arranged = self.files, self.links[first:], self.arranged
+        return part
+
     def in_file(self, file: int) -> list[int]:
         """The versions of the lineage that lie in one file, newest first, by number."""
         return [link.control.version for link in self.links if link.file == file]

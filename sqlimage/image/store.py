@@ -50,12 +50,10 @@ class Store:
         self._ancestors = ancestors
         """Where content may lie already. What other versions of those files hold is nothing to rely on: they may go."""
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
-        row = database.row("SELECT coalesce(max(id), 0) FROM data")
-        assert row is not None
         self._cover = remap.Cover(database, self._version)
         self._stored_bytes = 0
         # Never given twice while this edit is worked on: caches know chunks by number.
-        self._next_id = row[0] + 1
+        self._next_id = data.next_id(database)
         # What an interrupted edit had superseded, nobody remembers but the file itself.
         is_resumed = cluster_map.next_mapped(database, self._version, 0) is not None
         self._superseded: set[int] = {row[0] for row in database.query(_SELECT_UNUSED)} if is_resumed else set()

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sqlimage.device import BlockDevice, Prefetching
+from sqlimage.errors import RefusedError, UsageError
 from sqlimage.extent import Runs
-from sqlimage.image.medium import Medium, inspect
+from sqlimage.image.image import Image, Version
+from sqlimage.image.medium import Medium, in_units_of, inspect
+from sqlimage.image.writing import writing
 from sqlimage.journey import presets
-from sqlimage.journey.encode import Encoded, Encoder
-from sqlimage.journey.plan import Plan, make_plan
+from sqlimage.journey.child import ChildCapture, Target
+from sqlimage.journey.encode import Encoder
+from sqlimage.journey.plan import make_plan
+from sqlimage.journey.pour import pour
 from sqlimage.journey.presets import Preset
-from sqlimage.journey.story import CaptureReport, Story
-from sqlimage.journey.write import Writer
+from sqlimage.journey.story import CaptureReport, Parent, Story
+from sqlimage.journey.write import VERSION, Writer
 from sqlimage.media.file import FileDevice
 from sqlimage.media.geometry import Geometry
-from sqlimage.media.partition import find_partition, partition_window
-from sqlimage.streams import properties
+from sqlimage.media.partition import Partition, find_partition, partition_window
+from sqlimage.streams import control, data, properties
 from sqlimage.streams.control import check_label
 from sqlimage.streams.database import Database
 from sqlimage.streams.newfile import NewImage
@@ -27,10 +32,38 @@ from sqlimage.streams.properties import Value
 from sqlimage.units import Progress
 
 
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """What the caller asked for."""
+
+    label: str | None
+    property_values: Mapping[str, Value]
+    store: Sequence[str]
+    keep_page_files: bool
+    preset: Preset
+    hidden_sectors: int | None
+    geometry: Geometry | None
+    threads: int | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is captured."""
+
+    device: BlockDevice
+    partition: Partition | None
+    origin: str
+    notes: tuple[str, ...]
+
+
 def capture(
     source: str | os.PathLike[str] | BlockDevice,
     image: str | os.PathLike[str],
     *,
+    parent: str | os.PathLike[str] | None = None,
+    append: bool = False,
+    parent_version: str | None = None,
     label: str | None = None,
     partition: int | None = None,
     property_values: Mapping[str, Value] | None = None,
@@ -40,22 +73,49 @@ def capture(
     level: int | None = None,
     hidden_sectors: int | None = None,
     geometry: Geometry | None = None,
+    search: Sequence[str] = (),
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> CaptureReport:
     """Capture a volume or a disk into a new image file.
 
     ``source`` is a raw file, a block device, or any device; ``partition`` takes one partition of it, by the number
-    Linux gives it. ``store`` are globs of files that stay uncompressed. ``hidden_sectors`` (sectors before the volume)
-    and ``geometry`` override what the boot sector says. The image appears under its name whole and synced, or not at
-    all. Raises :class:`~sqlimage.errors.SqlimageError` subclasses only.
+    Linux gives it. ``parent`` is an image: then the new one is a child of it and holds only what differs from its
+    version ``parent_version`` (the latest, unless told); with ``append`` the child is a new version in ``image``
+    itself. ``search`` are directories in which the parent's own parents are looked for. ``store`` are globs of files
+    that stay uncompressed. ``hidden_sectors`` (sectors before the volume) and ``geometry`` override what the boot
+    sector says. The image, or the new version, is there whole and synced, or not at all. Raises
+    :class:`~sqlimage.errors.SqlimageError` subclasses only.
     """
-    chosen = presets.choose(preset, level)
-    wanted = dict(property_values or {})
-    for name, value in wanted.items():
+    wishes = _Wishes(
+        label,
+        dict(property_values or {}),
+        store,
+        keep_page_files,
+        presets.choose(preset, level),
+        hidden_sectors,
+        geometry,
+        threads,
+        progress,
+    )
+    for name, value in wishes.property_values.items():
         properties.check(name, value)
         properties.check_not_reserved(name)
     check_label(label)
+    if append and parent is not None:
+        raise UsageError("a version is added to a file, or made in a child file, not both")
+    if parent_version is not None and not append and parent is None:
+        raise UsageError("a version of which parent is meant is not told")
+    with _opened(source, partition) as found:
+        if append:
+            return _append(found, os.fspath(image), parent_version, search, wishes)
+        if parent is not None:
+            return _capture_child(found, image, os.fspath(parent), parent_version, search, wishes)
+        return _capture_first(found, image, wishes)
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | BlockDevice, partition: int | None) -> Iterator[_Source]:
     opened = FileDevice(source) if isinstance(source, str | os.PathLike) else None
     whole: BlockDevice = opened or source  # type: ignore[assignment]
     try:
@@ -65,23 +125,124 @@ def capture(
         if partition is not None:
             device, part = partition_window(whole, partition), find_partition(whole, partition)
             origin += f" partition {partition}"
-        with NewImage(image) as new:
-            database = Database(new.target, new.connection, writable=True)
-            medium = inspect(device, partition=part, keep_page_files=keep_page_files)
-            plan = make_plan(medium, chosen, store)
-            database.run("BEGIN")
-            writer = Writer(database)
-            story = Story(database, medium, plan, writer, hidden_sectors, _notes(opened))
-            _fill(new, writer, medium, plan, chosen, threads or os.cpu_count() or 1, progress, story.write_places)
-            story.write(chosen, label, origin, geometry, wanted)
-            new.make_indexes()
-            writer.repoint()
-            database.run("COMMIT")
-            new.publish()
-            return story.report(new.target, new.size_bytes)
+        yield _Source(device, part, origin, tuple(_notes(opened)))
     finally:
         if opened:
             opened.close()
+
+
+def _capture_first(source: _Source, image: str | os.PathLike[str], wishes: _Wishes) -> CaptureReport:
+    """A version without a parent."""
+    with NewImage(image) as new:
+        medium = inspect(source.device, partition=source.partition, keep_page_files=wishes.keep_page_files)
+        plan = make_plan(medium, wishes.preset, wishes.store)
+        database = new.begin()
+        writer = Writer(database)
+        story = Story(database, medium, plan, writer, wishes.hidden_sectors, source.notes)
+        total = plan.wanted.total * plan.bytes_per_cluster
+        progress = wishes.progress
+        pour(
+            plan.jobs(lambda places: _prefetch(medium, places)),
+            Encoder(medium.device, plan.bytes_per_cluster, wishes.preset.chunk_bytes, wishes.preset.level),
+            writer,
+            bytes_per_cluster=plan.bytes_per_cluster,
+            threads=wishes.threads,
+            progress=(lambda done: progress(min(done, total), total)) if progress else None,
+            start_writeback=new.start_writeback,
+            meanwhile=story.write_places,
+        )
+        writer.finish()
+        story.write(wishes.preset, wishes.label, source.origin, wishes.geometry, wishes.property_values)
+        new.make_indexes()
+        writer.repoint()
+        new.publish()
+        return story.report(new.target, new.size_bytes)
+
+
+def _capture_child(
+    source: _Source,
+    image: str | os.PathLike[str],
+    parent_path: str,
+    parent_version: str | None,
+    search: Sequence[str],
+    wishes: _Wishes,
+) -> CaptureReport:
+    """A new file whose only version has its parent in another one."""
+    if os.path.realpath(image) == os.path.realpath(parent_path):
+        raise UsageError(f"{os.fspath(image)}: is the parent itself", hint="--append adds a version to it")
+    with Image.open(parent_path, search=search) as parent_image, NewImage(image) as new:
+        parent = _sealed(parent_image.version(parent_version))
+        with _Child(source, parent, Target(VERSION, 1, is_parents_file=False), wishes) as child:
+            database = new.begin()
+            story, writer = child.write(database, os.path.basename(parent_image.path), new.start_writeback)
+            new.make_indexes()
+            writer.repoint()
+            new.publish()
+            return story.report(new.target, new.size_bytes)
+
+
+def _append(
+    source: _Source, path: str, parent_version: str | None, search: Sequence[str], wishes: _Wishes
+) -> CaptureReport:
+    """A new version in the file of its parent."""
+    with writing(path, "capturing into it") as database, Image.open(path, search=search) as parent_image:
+        control.check_new_label(database, wishes.label)
+        parent = _sealed(parent_image.version(parent_version))
+        target = Target(control.next_version(database), data.next_id(database), is_parents_file=True)
+        with _Child(source, parent, target, wishes) as child, database.transaction():
+            story, writer = child.write(database, None, None)
+            writer.repoint()
+        parent_image.close()  # who reads through a log keeps it in place
+    return story.report(database.path, os.path.getsize(database.path))
+
+
+class _Child:
+    """A child's capture under way: looked at when it is entered."""
+
+    def __init__(self, source: _Source, parent: Version, target: Target, wishes: _Wishes) -> None:
+        self._source = source
+        self._parent = parent
+        self._target = target
+        self._wishes = wishes
+        inspected = inspect(source.device, partition=source.partition, keep_page_files=wishes.keep_page_files)
+        self._medium = in_units_of(parent.control.bytes_per_cluster, inspected)
+        self._plan = make_plan(self._medium, wishes.preset, wishes.store)
+        self._capture = ChildCapture(parent, self._medium, self._plan, target)
+
+    def __enter__(self) -> _Child:
+        self._capture.look(self._wishes.keep_page_files, self._wishes.threads, self._wishes.progress)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._capture.close()
+
+    def write(
+        self, database: Database, parent_name: str | None, start_writeback: Callable[[], None] | None
+    ) -> tuple[Story, Writer]:
+        """All rows of the version."""
+        wishes, writer = self._wishes, Writer(database, self._target.version)
+        parent = Parent(self._parent.control, parent_name, self._parent.properties(), self._capture.delta)
+        story = Story(
+            database, self._medium, self._plan, writer, wishes.hidden_sectors, self._source.notes, parent=parent
+        )
+        self._capture.store(writer, wishes.preset, wishes.threads, start_writeback)
+        story.write(wishes.preset, wishes.label, self._source.origin, wishes.geometry, wishes.property_values)
+        return story, writer
+
+
+def _sealed(version: Version) -> Version:
+    if version.control.state != "sealed":
+        raise RefusedError(
+            f"{version.image.path}: version {version.number} is an edit that is not finished",
+            hint="commit it or discard it first",
+        )
+    return version
+
+
+def _prefetch(medium: Medium, places: Runs) -> None:
+    if isinstance(medium.device, Prefetching):
+        for start, length in places:
+            medium.device.prefetch(start * medium.bytes_per_cluster, length * medium.bytes_per_cluster)
 
 
 def _notes(source: FileDevice | None) -> list[str]:
@@ -95,64 +256,3 @@ def _notes(source: FileDevice | None) -> list[str]:
     except OSError:
         return []
     return [f"{path} is mounted: what changes while it is read may not fit together"] if mounted else []
-
-
-_IN_FLIGHT_BYTES = 64 << 20
-"""How much of the source may be under way between reading and writing."""
-_WRITEBACK_BYTES = 32 << 20
-"""How much is stored before the kernel is asked to begin writing it."""
-
-
-def _fill(
-    new: NewImage,
-    writer: Writer,
-    medium: Medium,
-    plan: Plan,
-    preset: Preset,
-    threads: int,
-    progress: Progress | None,
-    meanwhile: Callable[[], None] | None,
-) -> None:
-    """Run the jobs on threads and write what they come to in the order of the plan; memory is bounded by the window.
-
-    ``meanwhile`` is called once, while the first jobs are under way.
-    """
-    encoder = Encoder(medium.device, plan.bytes_per_cluster, preset.chunk_bytes, preset.level)
-    total = plan.wanted.total * plan.bytes_per_cluster
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="capture")
-    window: deque[tuple[int, Future[Encoded]]] = deque()
-    in_flight = synced = 0
-
-    def prefetch(places: Runs) -> None:
-        if isinstance(medium.device, Prefetching):
-            for start, length in places:
-                medium.device.prefetch(start * plan.bytes_per_cluster, length * plan.bytes_per_cluster)
-
-    def write_oldest() -> None:
-        nonlocal in_flight, synced
-        length, future = window.popleft()
-        writer.add(future.result())
-        in_flight -= length
-        if writer.totals.stored_bytes - synced > _WRITEBACK_BYTES:
-            synced = writer.totals.stored_bytes
-            new.start_writeback()
-        if progress:
-            progress(min(writer.totals.read_bytes, total), total)
-
-    try:
-        for job in plan.jobs(prefetch):
-            length = job.clusters * plan.bytes_per_cluster
-            if meanwhile and in_flight + length > _IN_FLIGHT_BYTES:
-                meanwhile()
-                meanwhile = None
-            while window and (in_flight + length > _IN_FLIGHT_BYTES or window[0][1].done()):
-                write_oldest()
-            window.append((length, pool.submit(encoder.begin(job))))
-            in_flight += length
-        if meanwhile:
-            meanwhile()
-        while window:
-            write_oldest()
-        writer.finish()
-    finally:
-        pool.shutdown(cancel_futures=True)

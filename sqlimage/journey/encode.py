@@ -11,7 +11,7 @@ import itertools
 import re
 import threading
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from sqlimage.codec.chunk import digest, encode
 from sqlimage.device import BlockDevice
+from sqlimage.image.holding import Held
 from sqlimage.journey.jobs import Item, Job, Key, Pack, Piece, Slab
 
 SMALLEST_HOLE_BYTES = 4096
@@ -33,11 +34,17 @@ class NewChunk:
     digest: bytes
     length: int
     flags: int
-    stored: bytes
+    stored_bytes: int
+    stored: bytes | None
+    """None: an ancestor holds the bytes."""
 
 
-Record = tuple[int, int, int, int]
-"""First cluster, last cluster (inclusive), data id, byte offset in the data."""
+Holding = Callable[[bytes], Held | None]
+"""What ancestors have under a digest; may be called from any thread."""
+
+
+Record = tuple[int, int, int | None, int]
+"""First cluster, last cluster (inclusive), data id (None: zeros that hide the parent's), byte offset in the data."""
 
 
 @dataclass(slots=True)
@@ -64,17 +71,28 @@ class Encoded:
 class Encoder:
     """Turns jobs into chunks and map records.
 
-    ``level`` is zstd's. :meth:`begin` belongs to one thread and MUST be called in the order of the plan, as MUST the
-    callables it returns be started, by any threads: slabs of one content wait for those before.
+    ``level`` is zstd's; ``ids`` gives numbers for chunks, and ``held`` tells what need not be stored. :meth:`begin`
+    belongs to one thread and MUST be called in the order of the plan, as MUST the callables it returns be started, by
+    any threads: slabs of one content wait for those before.
     """
 
-    def __init__(self, device: BlockDevice, unit: int, chunk_bytes: int, level: int) -> None:
+    def __init__(
+        self,
+        device: BlockDevice,
+        unit: int,
+        chunk_bytes: int,
+        level: int,
+        *,
+        ids: Iterator[int] | None = None,
+        held: Holding | None = None,
+    ) -> None:
         self._device = device
         self._unit = unit
         self._chunk_clusters = chunk_bytes // unit
         self._level = level
         self._zero_run = re.compile(rb"\0{%d,}" % max(1, SMALLEST_HOLE_BYTES // unit))
-        self._ids = itertools.count(1)
+        self._ids = ids or itertools.count(1)
+        self._held = held
         self._chunks: dict[bytes, int] = {}
         self._smalls: dict[tuple[bytes, int], tuple[int, int]] = {}
         self._local = threading.local()
@@ -234,8 +252,13 @@ class Encoder:
         return first, first == number
 
     def _encode(self, data: int, name: bytes, whole: bytes | memoryview, store: bool, result: Encoded) -> None:
+        held = self._held(name) if self._held else None
+        if held:
+            result.chunks.append(NewChunk(data, name, len(whole), held.flags, held.stored_bytes, None))
+            result.repeated_bytes += len(whole)
+            return
         flags, stored = encode(whole, None if store else self._level)
-        result.chunks.append(NewChunk(data, name, len(whole), flags, stored))
+        result.chunks.append(NewChunk(data, name, len(whole), flags, len(stored), stored))
 
     def _map(
         self, pieces: list[Piece], places: list[int], low: int, high: int, data: int, offset: int, result: Encoded

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlimage.errors import UsageError
+from sqlimage.image.changes import count_actions
+from sqlimage.image.delta import Delta
 from sqlimage.image.describe import extent_rows, file_rows, volume_row
 from sqlimage.image.medium import Medium
 from sqlimage.journey.plan import Plan
 from sqlimage.journey.presets import Preset
-from sqlimage.journey.write import VERSION, Totals, Writer
+from sqlimage.journey.write import Totals, Writer
 from sqlimage.media.geometry import Geometry
-from sqlimage.streams import audit, bitmap, files, properties, schema
+from sqlimage.streams import audit, bitmap, files, properties
 from sqlimage.streams.control import Control, insert_control, insert_volume, new_uuid
 from sqlimage.streams.database import Database
 from sqlimage.streams.properties import Value
@@ -40,7 +42,11 @@ class CaptureReport:
     """What a capture came to; sizes in bytes."""
 
     image: str
+    version: int
     uuid: str
+    parent_uuid: str | None
+    files: Mapping[str, int] | None
+    """How many were created, changed, deleted and renamed since the parent; None where there is none."""
     medium_bytes: int
     bytes_per_cluster: int
     allocated_bytes: int
@@ -51,6 +57,17 @@ class CaptureReport:
     image_bytes: int
     volumes: tuple[VolumeReport, ...]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """What a child's story is told against."""
+
+    control: Control
+    name: str | None
+    """Of its file, where it lies in another one."""
+    properties: Mapping[str, Value]
+    delta: Delta
 
 
 class Story:
@@ -64,8 +81,12 @@ class Story:
         writer: Writer,
         hidden_sectors: int | None,
         notes: Sequence[str],
+        *,
+        parent: Parent | None = None,
     ) -> None:
         self._database = database
+        self._version = writer.version
+        self._parent = parent
         self._medium = medium
         self._plan = plan
         self._writer = writer
@@ -77,8 +98,8 @@ class Story:
     def write_places(self) -> None:
         """Where every file lies, and what is allocated: known before a byte is read."""
         for volume in self._medium.volumes:
-            self._database.run_many(files.INSERT_EXTENT, extent_rows(self._medium, volume, VERSION))
-        bitmap.insert(self._database, VERSION, self._plan.allocated)
+            self._database.run_many(files.INSERT_EXTENT, extent_rows(self._medium, volume, self._version))
+        bitmap.insert(self._database, self._version, self._plan.allocated)
 
     def write(
         self,
@@ -88,14 +109,13 @@ class Story:
         geometry: Geometry | None,
         property_values: Mapping[str, Value],
     ) -> None:
-        """All the rest about version 1, when the data is written; inside the caller's transaction."""
+        """All the rest about the version, when the data is written; inside the caller's transaction."""
         database, medium, totals = self._database, self._medium, self._writer.totals
-        for name, value in (("oldest_reader", schema.OLDEST_READER), ("writer", TOOL)):
-            database.run("INSERT INTO format (name, value) VALUES (?, ?)", [name, value])
         insert_control(database, self._control(preset, label, source, geometry, totals))
         for volume in medium.volumes:
-            insert_volume(database, volume_row(medium, volume, VERSION, self._hidden_sectors))
-            database.run_many(files.INSERT_FILE, file_rows(volume, VERSION, self._writer.digests))
+            insert_volume(database, volume_row(medium, volume, self._version, self._hidden_sectors))
+            if self._parent is None:
+                database.run_many(files.INSERT_FILE, file_rows(volume, self._version, self._writer.digests))
             names = len(volume.scan.entries) if volume.scan else 0
             facts = volume.facts
             self._volumes.append(
@@ -111,6 +131,8 @@ class Story:
                     volume.left_out.total,
                 )
             )
+        if self._parent is not None:
+            self._parent.delta.write(database, self._plan.allocated)
         self._properties(property_values)
         detail: dict[str, object] = {
             "source": source,
@@ -121,11 +143,14 @@ class Story:
             "taken_raw": {str(v.number): v.raw_reason for v in medium.volumes if v.raw_reason},
             "properties": {name: value for name, value in property_values.items() if not isinstance(value, bytes)},
         }
+        if self._parent is not None:
+            detail["parent"] = self._parent.control.uuid
+            detail["files"] = count_actions(self._parent.delta.changes)
         audit.append(
             database,
             "capture",
             tool=TOOL,
-            version=VERSION,
+            version=self._version,
             clusters=self._plan.wanted.total,
             length_bytes=self._plan.wanted.total * medium.bytes_per_cluster,
             detail=detail,
@@ -141,10 +166,10 @@ class Story:
         if geometry is None:
             geometry = _geometry(medium, tracks, sectors)
         return Control(
-            version=VERSION,
+            version=self._version,
             uuid=self._uuid,
-            parent_uuid=None,
-            parent_name=None,
+            parent_uuid=self._parent.control.uuid if self._parent else None,
+            parent_name=self._parent.name if self._parent else None,
             label=label,
             state="sealed",
             created_at=now(),
@@ -156,7 +181,7 @@ class Story:
             sectors_per_track=geometry.sectors_per_track,
             partition_scheme=medium.table.scheme if medium.table else None,
             disk_id=medium.table.disk_id if medium.table else None,
-            chunk_bytes=preset.chunk_bytes,
+            chunk_bytes=self._parent.control.chunk_bytes if self._parent else preset.chunk_bytes,
             compression="zstd",
             encryption="none",
             stored_bytes=totals.stored_bytes,
@@ -172,8 +197,13 @@ class Story:
         for volume in self._medium.volumes:
             if volume.raw_reason:
                 known[f"capture.raw_reason.{volume.number}"] = volume.raw_reason
+        inherited = self._parent.properties if self._parent else {}
+        for name in inherited:
+            if properties.is_reserved(name):
+                known.setdefault(name, None)  # the parent's own story is not the child's
         for name, value in {**known, **values}.items():
-            properties.put(self._database, VERSION, name, value)
+            if name not in inherited or value != inherited[name] or type(value) is not type(inherited[name]):
+                properties.put(self._database, self._version, name, value)
 
     def report(self, image: str, image_bytes: int) -> CaptureReport:
         medium, totals = self._medium, self._writer.totals
@@ -188,7 +218,10 @@ class Story:
                 warnings.append(f"volume {volume.number} is hibernated: its system has not been shut down")
         return CaptureReport(
             image=image,
+            version=self._version,
             uuid=self._uuid,
+            parent_uuid=self._parent.control.uuid if self._parent else None,
+            files=count_actions(self._parent.delta.changes) if self._parent else None,
             medium_bytes=medium.size_bytes,
             bytes_per_cluster=medium.bytes_per_cluster,
             allocated_bytes=min(self._plan.allocated.total * medium.bytes_per_cluster, medium.size_bytes),

@@ -104,6 +104,12 @@ def check_label(label: str | None) -> None:
         )
 
 
+def check_new_label(database: Database, label: str | None) -> None:
+    """Raise :class:`~sqlimage.errors.UsageError` where a version of the file has that label."""
+    if label is not None and any(known.label == label for known in versions(database)):
+        raise UsageError(f"{database.path}: there is a version with the label {label!r}", hint="choose another")
+
+
 def insert_control(database: Database, control: Control) -> None:
     database.run(INSERT_CONTROL, astuple(control))
 

@@ -10,6 +10,7 @@ from sqlimage.streams.database import Database, typed
 INTO = "data (id, digest, length, stored_bytes, flags, bytes)"
 INSERT = f"INSERT INTO {INTO} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING"
 FIND = "SELECT id FROM data WHERE digest = ?"
+NAMES = "SELECT data.id, digest, length FROM json_each(?) AS asked JOIN data ON data.id = asked.value"
 FIND_ALL = "SELECT digest, id, bytes IS NOT NULL FROM data WHERE digest IN"
 FILL = "UPDATE data SET stored_bytes = ?, flags = ?, bytes = ? WHERE id = ? AND bytes IS NULL"
 HELD = "SELECT digest FROM data WHERE bytes IS NOT NULL AND digest IN"
@@ -32,6 +33,25 @@ class StoredChunk:
     """None: an ancestor or a segment that has not arrived holds the bytes."""
 
 
+@dataclass(frozen=True, slots=True)
+class DataRow:
+    """A row of ``data`` without its bytes."""
+
+    id: int
+    digest: bytes
+    length: int
+    stored_bytes: int
+    flags: int
+
+
+def describe(database: Database, data: int) -> DataRow:
+    """One row by id, without its bytes. Raises :class:`~sqlimage.errors.DamagedError` where it is not there."""
+    row = database.row("SELECT digest, length, stored_bytes, flags FROM data WHERE id = ?", [data])
+    if row is None:
+        raise DamagedError(f"{database.path}: the map refers to data {data}, which is missing", data=data)
+    return DataRow(data, *typed(database.path, "data", (bytes, int, int, int), row))
+
+
 def read(database: Database, data: int) -> StoredChunk:
     """One row by id. Raises :class:`~sqlimage.errors.DamagedError` where a map record names a row that is not there."""
     row = database.row(_SELECT, [data])
@@ -44,6 +64,13 @@ def find(database: Database, digest: bytes) -> StoredChunk | None:
     """The row with that content, if this file has one."""
     row = database.row(_SELECT_DIGEST, [digest])
     return None if row is None else StoredChunk(*typed(database.path, "data", (int, *_TYPES[1:3], int, _TYPES[4]), row))
+
+
+def next_id(database: Database) -> int:
+    """The first number from which on all are free."""
+    row = database.row("SELECT coalesce(max(id), 0) + 1 FROM data")
+    assert row is not None
+    return int(row[0])
 
 
 def totals(database: Database) -> tuple[int, int, int]:

@@ -15,7 +15,8 @@ import apsw
 from sqlimage.errors import DeviceError
 from sqlimage.nameless import NamelessFile
 from sqlimage.streams import schema
-from sqlimage.streams.database import translated
+from sqlimage.streams.database import Database, translated
+from sqlimage.tool import TOOL
 
 _OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
 _hook_lock = threading.Lock()
@@ -59,6 +60,14 @@ class NewImage:
             connection.execute(schema.schema_sql()[0])
         return connection
 
+    def begin(self) -> Database:
+        """The database, within the transaction in which all of it is written."""
+        database = Database(self.target, self.connection, writable=True)
+        database.run("BEGIN")
+        for name, value in (("oldest_reader", schema.OLDEST_READER), ("writer", TOOL)):
+            database.run("INSERT INTO format (name, value) VALUES (?, ?)", [name, value])
+        return database
+
     def start_writeback(self) -> None:
         """Let the kernel write what it has, without waiting for it."""
         self._file.start_writeback()
@@ -69,8 +78,9 @@ class NewImage:
             self.connection.execute(schema.schema_sql()[1])
 
     def publish(self) -> None:
-        """Close the database, make it durable, and give it its name, all at once."""
+        """Commit, close the database, make it durable, and give it its name, all at once."""
         with translated(self.target):
+            self.connection.execute("COMMIT")
             self.connection.close()
         self._file.publish()
 

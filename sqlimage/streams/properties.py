@@ -33,9 +33,14 @@ def check(name: str, value: Value) -> None:
         raise UsageError(f"the value of {name} has {size} bytes; {_MAX_VALUE_BYTES} are allowed")
 
 
+def is_reserved(name: str) -> bool:
+    """Whether the tool tells of itself under a name."""
+    return name.startswith("capture.")
+
+
 def check_not_reserved(name: str) -> None:
     """Raise :class:`~sqlimage.errors.UsageError` for the names in which the tool tells of itself."""
-    if name.startswith("capture."):
+    if is_reserved(name):
         raise UsageError(f"{name}: properties under capture. are the tool's own", hint="choose another name")
 
 

@@ -54,9 +54,11 @@ def check(contents: list[list[Piece]], clusters: int) -> None:
     for job in window.jobs():
         result = encoder.begin(job)()
         for chunk in result.chunks:
+            assert chunk.stored is not None
             chunks[chunk.id] = decode(chunk.stored, chunk.flags, chunk.length, chunk.digest)
         for first, last, data, offset in result.records:
             length = (last - first + 1) * UNIT
+            assert data is not None
             assert offset + length <= len(chunks[data])
             copy[first * UNIT : first * UNIT + length] = chunks[data][offset : offset + length]
             assert not mapped & set(range(first, last + 1)), "two records for one cluster"

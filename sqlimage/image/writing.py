@@ -1,0 +1,31 @@
+"""An image held for writing by one process, through a write-ahead log, so that readers go on reading."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlimage.streams.database import Database
+from sqlimage.streams.writer import WriterLock
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], doing: str) -> Iterator[Database]:
+    """The image for the one who writes to it while the block runs; ``doing`` tells others what is going on.
+
+    What was committed is brought into the file at the end. Raises :class:`~sqlimage.errors.RefusedError` where another
+    process is writing to it, by name.
+    """
+    with_links = os.path.realpath(path)
+    lock = WriterLock(with_links, doing)
+    try:
+        database = Database.open(with_links, writable=True)
+        try:
+            database.use_log()
+            yield database
+        finally:
+            database.end_log()
+            database.close()
+    finally:
+        lock.close()
