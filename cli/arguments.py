@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import typer
 
@@ -48,10 +48,11 @@ def with_search(command: Callable[..., object]) -> Callable[..., object]:
             search_in(search)
         return command(*arguments, **options)
 
-    signature = inspect.signature(command)
+    hints = {**get_type_hints(command, include_extras=True), "search": SearchOption}
+    known = [one.replace(annotation=hints[name]) for name, one in inspect.signature(command).parameters.items()]
     option = inspect.Parameter("search", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SearchOption)
-    wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {**command.__annotations__, "search": SearchOption}
+    wrapped.__signature__ = inspect.Signature([*known, option])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = hints
     return wrapped
 
 

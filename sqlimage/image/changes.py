@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlimage.image.describe import FileColumns
 
 Stream = tuple[int, str]
 """Record and stream of a content."""
-Places = tuple[tuple[int, int, int], ...]
-"""Extents of a content: file offset, start and length in clusters."""
+Places = Sequence[tuple[int, int, int]]
+"""Extents of a content, by place in it: file offset, start and length in clusters."""
 _DIRECTORY, _METADATA = "directory", "metadata"
 
 
@@ -49,21 +49,31 @@ def count_actions(changes: Iterable[Change]) -> dict[str, int]:
 class Side:
     """The files of a volume before or after: rows by path, extents by content."""
 
-    rows: Mapping[str, FileColumns]
+    rows: dict[str, FileColumns]
+    """The column of the version does not count: it is 0."""
     places: Mapping[Stream, Places]
 
     def content(self, row: FileColumns) -> Places:
         return self.places.get((row[6], row[7]), ())
 
 
-def changed_rows(before: Side, after: Side, touched: Collection[Stream]) -> Iterator[tuple[str, FileColumns]]:
-    """Path and new row of every name that is new or differs. ``touched`` are contents that were written to."""
-    for path, row in after.rows.items():
-        old = before.rows.get(path)
-        if old is None or old[3:] != row[3:] or before.content(old) != after.content(row):
-            yield path, row
-        elif (row[6], row[7]) in touched and row[9] is None and row[3] != _DIRECTORY:
-            yield path, row  # it has no digest that could tell
+def changed_rows(before: Side, after: Side, touched: Collection[Stream]) -> dict[str, FileColumns]:
+    """Path and new row of every name that is new or differs, by path. ``touched`` are contents that were written to."""
+    changed = dict(after.rows.items() - before.rows.items())
+    moved = moved_contents(before, after)
+    if moved or touched:
+        for path, row in after.rows.items():
+            content = (row[6], row[7])
+            # One that was written to and has no digest that could tell counts, too.
+            if content in moved or (content in touched and row[9] is None and row[3] != _DIRECTORY):
+                changed[path] = row
+    return dict(sorted(changed.items()))
+
+
+def moved_contents(before: Side, after: Side) -> set[Stream]:
+    """The contents that lie elsewhere than they did, or are new."""
+    known = before.places
+    return {content for content, where in after.places.items() if known.get(content) != where}
 
 
 def story(before: Side, after: Side, changed: Mapping[str, FileColumns], touched: Collection[Stream]) -> list[Change]:

@@ -33,6 +33,7 @@ from sqlimage.units import MIB, Progress
 _TASK_BYTES = 4 * MIB
 """Content that a worker takes at a time."""
 _TASKS_AHEAD = 6
+_AHEAD_BYTES = 64 * MIB
 _MOST_ASKED = 1000
 
 Segment = tuple[int, int, int]
@@ -103,6 +104,9 @@ class _Comparing:
         self._local = threading.local()
         self.backed = Runs.empty()
         self.read_bytes = 0
+        self._coming = iter(wanted)
+        self._announced = 0
+        """The cluster up to which the device was told what will be read."""
 
     def tasks(self) -> Iterator[list[Chunk] | Runs]:
         """The work: contents with their places, and then what the version has no data for."""
@@ -120,9 +124,7 @@ class _Comparing:
             Runs(has_data.start // self.unit, has_data.length // self.unit)
         )
         step = _TASK_BYTES // self.unit
-        for part in _in_steps(fresh, step):
-            self._prefetch(part)
-            yield part
+        yield from _in_steps(fresh, step)
 
     def _chunks(self, table: MapTable) -> Iterator[list[Chunk]]:
         """The contents of a page of the map, in the order of their first places, about a task's worth at a time."""
@@ -147,7 +149,7 @@ class _Comparing:
             )
             held += length
             if held >= _TASK_BYTES:
-                self._prefetch_chunks(task)
+                self._announce(int(places[n]))
                 yield task
                 task, held = [], 0
         if task:
@@ -172,14 +174,18 @@ class _Comparing:
             raise DamagedError(f"{self._lineage.files[0].path}: the map refers to data {number}, which is missing")
         return known
 
-    def _prefetch(self, places: Runs) -> None:
-        if isinstance(self._device, Prefetching):
-            for start, count in places:
-                self._device.prefetch(start * self.unit, count * self.unit)
-
-    def _prefetch_chunks(self, task: list[Chunk]) -> None:
-        if isinstance(self._device, Prefetching):
-            self._prefetch(Runs.of((start, count) for *_, segments in task for start, count, _ in segments))
+    def _announce(self, cluster: int) -> None:
+        """Tell the device what comes: contents are gathered from many places, about in the medium's order."""
+        if not isinstance(self._device, Prefetching):
+            return
+        while self._announced < cluster + _AHEAD_BYTES // self.unit:
+            run = next(self._coming, None)
+            if run is None:
+                self._announced = 1 << 62
+                return
+            start, count = run
+            self._device.prefetch(start * self.unit, count * self.unit)
+            self._announced = start + count
 
     def run(self, task: list[Chunk] | Runs) -> Int64s:
         """The clusters of a task that differ."""
@@ -210,7 +216,7 @@ class _Comparing:
                 continue
             content = self._read(start, count, self._second(count * self.unit))
             wanted = np.frombuffer(expected, dtype=np.uint64, count=count * self.unit // 8, offset=offset)
-            if not np.array_equal(content, wanted):
+            if not (content == wanted).all():
                 yield np.flatnonzero((content != wanted).reshape(count, -1).any(axis=1)) + start
 
     def _gathered(self, length: int, segments: list[Segment]) -> memoryview | None:

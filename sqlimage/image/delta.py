@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -13,7 +12,7 @@ from sqlimage.errors import InconsistentVolume
 from sqlimage.extent import Int64s, Runs
 from sqlimage.filesystem.contract import HOLE, ContentFlag, Contents, read_all
 from sqlimage.filesystem.probe import open_file_system
-from sqlimage.image.changes import Change, Places, Side, Stream, changed_rows, story
+from sqlimage.image.changes import Change, Places, Side, Stream, changed_rows, moved_contents, story
 from sqlimage.image.describe import Key, extent_rows, file_rows, storable_streams
 from sqlimage.image.medium import PAGE_FILES, Medium, SourceVolume
 from sqlimage.media.window import Window
@@ -45,9 +44,9 @@ class Delta:
         """The parent's files on a volume."""
         found = self._known.get(volume)
         if found is None:
-            rows = self._database.rows(files.SELECT_EFFECTIVE, [self._number_before, volume])
-            extents = self._database.rows(files.SELECT_EXTENTS, [self._number_before, volume])
-            found = self._known[volume] = Side({row[2]: row for row in rows}, _by_content(extents))
+            rows = files.every_row(self._database, self._number_before, volume)
+            extents = files.every_extent(self._database, self._number_before, volume)
+            found = self._known[volume] = Side({row[2]: row for row in rows}, by_content(extents))
         return found
 
     def compare(
@@ -60,7 +59,7 @@ class Delta:
         """Take up what a volume's files are now; ``extents`` are the rows that ``after`` has its places from, and
         ``touched`` the contents on clusters that differ."""
         before = self.before(volume)
-        changed = dict(changed_rows(before, after, touched))
+        changed = changed_rows(before, after, touched)
         gone = [row for path, row in before.rows.items() if path not in after.rows]
         self.changes += story(before, after, changed, touched)
         number = self._number
@@ -68,7 +67,7 @@ class Delta:
         self._deleted += [(number, volume, row[2], row[6], row[7]) for row in gone]
         # A content with any row of this version has all its extents here too: the ancestors' no longer count.
         told = {(row[6], row[7]) for row in (*changed.values(), *gone)}
-        told |= {content for content, where in after.places.items() if before.places.get(content) != where}
+        told |= moved_contents(before, after)
         self._extents += [(number, *row[1:]) for row in extents if (row[2], row[3]) in told]
         vanished = before.places.keys() - after.places.keys() - told
         self._deleted += [(number, volume, path, *content) for path, content in _hiding(vanished, before, after)]
@@ -85,26 +84,26 @@ class Delta:
 class Observed:
     """The volumes of a medium as they are now, for a :class:`Delta`.
 
-    ``written`` are the bytes of the medium that differ from the parent. ``keep_page_files``: whether page files get
-    a digest; None: those that had one.
+    Made in two steps, for the first needs no knowledge of what was written and can be done meanwhile.
+    ``keep_page_files``: whether page files get a digest; None: those that had one.
     """
 
-    def __init__(self, delta: Delta, medium: Medium, written: Runs, *, keep_page_files: bool | None) -> None:
+    def __init__(self, delta: Delta, medium: Medium, *, keep_page_files: bool | None) -> None:
         self._delta = delta
         self._medium = medium
-        self._written = written
         self._keep_page_files = keep_page_files
         self.digests: dict[Key, bytes] = {}
         """Of the contents, by volume and row of its scan."""
         self.touched: dict[int, list[int]] = {}
         """By volume, the rows of the contents on clusters that differ."""
+        self._volumes = [_Volume(delta.before(volume.number), medium, volume) for volume in medium.volumes]
 
-    def compare_with(self, numbers: Iterable[int]) -> None:
-        """Compare all volumes with the parent's, which were ``numbers``."""
-        present = {volume.number for volume in self._medium.volumes}
-        for volume in self._medium.volumes:
-            self._look_at(volume)
-        for number in set(numbers) - present:
+    def compare_with(self, written: Runs, numbers: Iterable[int]) -> None:
+        """Compare all volumes with the parent's, which were ``numbers``; ``written`` are the bytes of the medium that
+        differ from the parent."""
+        for volume in self._volumes:
+            self._look_at(volume, written)
+        for number in set(numbers) - {volume.source.number for volume in self._volumes}:
             self._delta.compare(number, Side({}, {}), [], set())
 
     def allocated(self) -> Runs:
@@ -115,67 +114,88 @@ class Observed:
         wide = runs.widen(unit)
         return Runs(wide.start // unit, wide.length // unit)
 
-    def _look_at(self, volume: SourceVolume) -> None:
-        extents = list(extent_rows(self._medium, volume, 0))
-        places = _by_content((row[2], row[3], row[4], row[5], row[6]) for row in extents)
-        touched = self._touch(volume)
-        if volume.scan is not None:
-            self._find_digests(volume, places, touched)
-        rows = {row[2]: row for row in file_rows(volume, 0, self.digests)}
-        self._delta.compare(volume.number, Side(rows, places), extents, touched)
+    def _look_at(self, volume: _Volume, written: Runs) -> None:
+        source, number = volume.source, volume.source.number
+        touched: set[Stream] = set()
+        if source.scan is not None:
+            hit = _overlapping(source.scan.contents, written.shift(-source.offset_bytes)) if len(written) else []
+            self.touched[number] = hit
+            records = source.scan.contents.record[hit].tolist()
+            touched = {(record, volume.streams[row]) for record, row in zip(records, hit, strict=True)}
+            digests = self._digests(volume, set(hit))
+            self.digests.update({(number, row): digest for row, digest in digests.items()})
+        after = Side({row[2]: row for row in file_rows(source, 0, self.digests)}, volume.places)
+        self._delta.compare(number, after, volume.extents, touched)
 
-    def _touch(self, volume: SourceVolume) -> set[Stream]:
-        """Contents on clusters that were written."""
-        if volume.scan is None or not len(self._written):
-            return set()
-        contents = volume.scan.contents
-        hit = _overlapping(contents, self._written.shift(-volume.offset_bytes))
-        self.touched[volume.number] = hit
-        streams = storable_streams(contents.stream)
-        return {(int(contents.record[row]), streams[row]) for row in hit}
-
-    def _find_digests(self, volume: SourceVolume, places: Mapping[Stream, Places], touched: set[Stream]) -> None:
+    def _digests(self, volume: _Volume, touched: set[int]) -> dict[int, bytes]:
         """A digest for each content that had one and is as it was, or can be read now."""
-        assert volume.scan is not None
-        contents, before = volume.scan.contents, self._delta.before(volume.number)
-        known = {(row[6], row[7]): row for row in before.rows.values()}
-        streams = storable_streams(contents.stream)
-        left_out = {
-            int(content)
-            for path, content in zip(volume.scan.entries.path, volume.scan.entries.content.tolist(), strict=True)
-            if len(path) <= _LONGEST_PAGE_FILE and path.casefold() in PAGE_FILES
-        }
-        skipped = (contents.flags & _UNREAD != 0) | (hole_bytes(contents) > _MOST_DIGESTED_HOLE)
-        columns = zip(contents.record.tolist(), streams, contents.size_bytes.tolist(), skipped.tolist(), strict=True)
+        scan, known = volume.source.scan, volume.known
+        assert scan is not None
+        unread = [row for row in volume.unknown if row not in touched]
+        digests = {row: digest for row, digest in known.items() if row not in touched}
+        unread += sorted(touched & volume.readable)
         file_system = None
-        for row, (record, stream, size, is_skipped) in enumerate(columns):
-            content = (record, stream)
-            if not size or is_skipped or content not in places:  # in none: nothing but holes
-                continue
-            old = known.get(content)
-            if row in left_out and not self._is_page_file_digested(old is not None and old[9] is not None):
-                continue
-            if (
-                old is not None
-                and old[4] == size
-                and content not in touched
-                and before.places.get(content, ()) == places[content]
-            ):
-                if old[9] is not None:
-                    self.digests[(volume.number, row)] = old[9]
+        for row in unread:
+            if row in volume.page_files and not self._is_page_file_digested(known.get(row) is not None):
                 continue
             if file_system is None:
-                window = Window(self._medium.device, volume.offset_bytes, volume.length_bytes)
+                window = Window(self._medium.device, volume.source.offset_bytes, volume.source.length_bytes)
                 file_system = open_file_system(window)
                 assert file_system is not None
             hashed = hashlib.sha256()
             with suppress(InconsistentVolume):
-                for block in read_all(file_system.open(record, contents.stream[row])):
+                content = file_system.open(int(scan.contents.record[row]), scan.contents.stream[row])
+                for block in read_all(content):
                     hashed.update(block)
-                self.digests[(volume.number, row)] = hashed.digest()
+                digests[row] = hashed.digest()
+        return digests
 
     def _is_page_file_digested(self, had_one: bool) -> bool:
         return had_one if self._keep_page_files is None else self._keep_page_files
+
+
+class _Volume:
+    """One volume beside what it was, as far as it can be told without knowing what was written."""
+
+    def __init__(self, before: Side, medium: Medium, source: SourceVolume) -> None:
+        self.source = source
+        self.extents = list(extent_rows(medium, source, 0))
+        self.places = by_content((row[2], row[3], row[4], row[5], row[6]) for row in self.extents)
+        self.streams: list[str] = []
+        self.readable: set[int] = set()
+        """Contents that have a digest when they can be read."""
+        self.known: dict[int, bytes] = {}
+        """Digests of those that are what they were, unless they were written to."""
+        self.unknown: list[int] = []
+        """Those that have to be read in any case."""
+        self.page_files: set[int] = set()
+        if source.scan is None:
+            return
+        contents, entries = source.scan.contents, source.scan.entries
+        self.streams = storable_streams(contents.stream)
+        self.page_files = {
+            int(content)
+            for path, content in zip(entries.path, entries.content.tolist(), strict=True)
+            if len(path) <= _LONGEST_PAGE_FILE and path.casefold() in PAGE_FILES
+        }
+        old_rows = {(row[6], row[7]): row for row in before.rows.values()}
+        wanted = (
+            (contents.size_bytes > 0) & (contents.flags & _UNREAD == 0) & (hole_bytes(contents) <= _MOST_DIGESTED_HOLE)
+        )
+        columns = zip(contents.record.tolist(), self.streams, contents.size_bytes.tolist(), strict=True)
+        for row, (is_wanted, content) in enumerate(zip(wanted.tolist(), columns, strict=True)):
+            if not is_wanted:
+                continue
+            name = content[:2]
+            where = self.places.get(name)
+            if where is None:  # nothing but holes
+                continue
+            self.readable.add(row)
+            old = old_rows.get(name)
+            if old is None or old[4] != content[2] or before.places.get(name) != where:
+                self.unknown.append(row)
+            elif old[9] is not None:
+                self.known[row] = old[9]
 
 
 _LONGEST_PAGE_FILE = max(map(len, PAGE_FILES))
@@ -208,8 +228,14 @@ def hole_bytes(contents: Contents) -> Int64s:
     return total.astype(np.int64)
 
 
-def _by_content(rows: Iterable[tuple[int, str, int, int, int]]) -> dict[Stream, Places]:
-    found: dict[Stream, list[tuple[int, int, int]]] = defaultdict(list)
+def by_content(rows: Iterable[tuple[int, str, int, int, int]]) -> dict[Stream, Places]:
+    """Extents (record, stream, file offset, start, length) by the content they belong to."""
+    found: dict[Stream, list[tuple[int, int, int]]] = {}
     for record, stream, place, start, clusters in rows:
-        found[(record, stream)].append((place, start, clusters))
-    return {content: tuple(where) for content, where in found.items()}
+        content = (record, stream)
+        where = found.get(content)
+        if where is None:
+            found[content] = [(place, start, clusters)]
+        else:
+            where.append((place, start, clusters))
+    return found  # type: ignore[return-value]

@@ -24,10 +24,10 @@ class Sealing:
         written = cluster_runs_in_bytes(database, version)
         self._medium = in_units_of(version.bytes_per_cluster, inspect(device, keep_page_files=True))
         self._delta = Delta(database, version.version, version.version, version.total_clusters)
-        self._observed = Observed(self._delta, self._medium, written, keep_page_files=None)
+        self._observed = Observed(self._delta, self._medium, keep_page_files=None)
         self.written_clusters = written.total // version.bytes_per_cluster
         known = {volume.number: volume for volume in control.volumes(database, version)}
-        self._observed.compare_with(known)
+        self._observed.compare_with(written, known)
         self.changes: list[Change] = self._delta.changes
         self.volumes = [
             _as_it_was(volume_row(self._medium, volume, version.version, None), known)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-import numpy as np
 
 from sqlimage.device import Prefetching
 from sqlimage.errors import UsageError
@@ -65,14 +65,23 @@ class ChildCapture:
 
     def look(self, keep_page_files: bool, threads: int | None, progress: Progress | None) -> None:
         """Find out which clusters and which files differ."""
-        self.comparison = compare(
-            self._medium.device, self._plan.wanted, self._lineage, self._connections, threads=threads, progress=progress
-        )
         unit = self._medium.bytes_per_cluster
+        with ThreadPoolExecutor(1, thread_name_prefix="compare") as beside:
+            # What the files were and are is put together while clusters are read and digested.
+            coming = beside.submit(
+                compare,
+                self._medium.device,
+                self._plan.wanted,
+                self._lineage,
+                self._connections,
+                threads=threads,
+                progress=progress,
+            )
+            self._observed = Observed(self.delta, self._medium, keep_page_files=keep_page_files)
+            self.comparison = coming.result()
         differing = self.comparison.changed.union(self.comparison.gone)
         written = Runs(differing.start * unit, differing.length * unit)
-        self._observed = Observed(self.delta, self._medium, written, keep_page_files=keep_page_files)
-        self._observed.compare_with(volume.number for volume in self._parent.volumes())
+        self._observed.compare_with(written, [volume.number for volume in self._parent.volumes()])
 
     @property
     def allocated(self) -> Runs:
@@ -104,16 +113,17 @@ class ChildCapture:
         """What of the changed clusters no ancestor has; what one has is recorded."""
         changed = self.comparison.changed
         before = [(volume.number, self.delta.before(volume.number)) for volume in self._parent.volumes()]
-        donors = Donors(self._medium.device, self._lineage, self._connections, before)
         kept: list[Kept] = []
+        touched = [(contents, n) for contents in self._plan.contents for n in self._rows(contents)]
+        digests = self._observed.digests
+        asked = [digests.get((contents.number, contents.row[n])) for contents, n in touched]
+        wanted = {digest for digest in asked if digest is not None}
+        donors = Donors(self._medium.device, self._lineage, self._connections, before, wanted)
+        borders = (changed.start.tolist(), changed.end.tolist())
         try:
-            touched = [(contents, n) for contents in self._plan.contents for n in self._rows(contents)]
-            digests = self._observed.digests
-            asked = [digests.get((contents.number, contents.row[n])) for contents, n in touched]
-            donors.look_up([digest for digest in asked if digest is not None])
             for (contents, n), digest in zip(touched, asked, strict=True):
                 whole = contents.pieces(n)
-                pieces = _clip(whole, changed)
+                pieces = _clip(whole, *borders)
                 about = contents.about(n)
                 for donor in donors.of(digest, contents.number, about.path):
                     if pieces:
@@ -187,15 +197,15 @@ class ChildCapture:
 _MOST_IN_WINDOW = 100_000
 
 
-def _clip(pieces: list[Piece], runs: Runs) -> list[Piece]:
-    """The parts of pieces of a content that lie in runs."""
+def _clip(pieces: list[Piece], starts: list[int], ends: list[int]) -> list[Piece]:
+    """The parts of pieces of a content that lie in runs (``ends`` not included)."""
     clipped: list[Piece] = []
     for place, start, count in pieces:
-        low = int(np.searchsorted(runs.end, start, side="right"))
-        high = int(np.searchsorted(runs.start, start + count, side="left"))
-        for n in range(low, high):
-            a, b = max(int(runs.start[n]), start), min(int(runs.end[n]), start + count)
-            clipped.append((place + a - start, a, b - a))
+        n, end = bisect_right(ends, start), start + count
+        while n < len(starts) and starts[n] < end:
+            low, high = max(starts[n], start), min(ends[n], end)
+            clipped.append((place + low - start, low, high - low))
+            n += 1
     return clipped
 
 

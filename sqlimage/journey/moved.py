@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +47,14 @@ class Donors:
     """Finds for a content of the medium what an ancestor has of it."""
 
     def __init__(
-        self, device: BlockDevice, lineage: Lineage, connections: list[Connections], before: Sequence[tuple[int, Side]]
+        self,
+        device: BlockDevice,
+        lineage: Lineage,
+        connections: list[Connections],
+        before: Sequence[tuple[int, Side]],
+        wanted: Set[bytes],
     ) -> None:
-        """``before`` are the parent's files, by volume."""
+        """``before`` are the parent's files, by volume; ``wanted`` are digests of the contents that are looked for."""
         self._device = device
         self._lineage = lineage
         self._connections = connections
@@ -60,14 +65,16 @@ class Donors:
         self._by_digest: dict[bytes, Donor] = {}
         for side in self._before.values():
             for row in side.rows.values():
-                if row[9] is not None and row[9] not in self._by_digest:
+                digest = row[9]
+                if digest is not None and digest in wanted and digest not in self._by_digest:
                     places = side.content(row)
                     if places:
-                        self._by_digest[row[9]] = Donor(0, places)
+                        self._by_digest[digest] = Donor(0, places)
 
-    def look_up(self, digests: Sequence[bytes]) -> None:
+        self._look_up([digest for digest in wanted if digest not in self._by_digest])
+
+    def _look_up(self, wanted: list[bytes]) -> None:
         """Find in older ancestors what the parent has no file of."""
-        wanted = [digest for digest in digests if digest not in self._by_digest]
         if not wanted or len(self._lineage.links) == 1:
             return
         asked = json.dumps([digest.hex() for digest in wanted])

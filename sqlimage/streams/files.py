@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlimage.streams.database import Database, typed
+from sqlimage.streams.database import Database, Row, typed
 
 INSERT_FILE = (
     "INSERT INTO file (version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, deleted) "
@@ -16,11 +16,20 @@ INSERT_EXTENT = (
     "INSERT OR IGNORE INTO extent (version, volume, record, stream, file_offset, start_cluster, clusters) "
     "VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-SELECT_EFFECTIVE = (
-    "SELECT version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest FROM effective_file "
+_ALONE = "SELECT count(*) FROM lineage WHERE version = ?"
+_SELECT_OWN = (
+    "SELECT 0, volume, path, kind, bytes, modified_at, record, stream, attributes, digest FROM file "
+    "WHERE version = ? AND volume = ? AND deleted = 0 ORDER BY path"
+)
+_SELECT_OWN_EXTENTS = (
+    "SELECT record, stream, file_offset, start_cluster, clusters FROM extent WHERE version = ? AND volume = ? "
+    "ORDER BY record, stream, file_offset"
+)
+_SELECT_EFFECTIVE = (
+    "SELECT 0, volume, path, kind, bytes, modified_at, record, stream, attributes, digest FROM effective_file "
     "WHERE version = ? AND volume = ?"
 )
-SELECT_EXTENTS = (
+_SELECT_EXTENTS = (
     "SELECT record, stream, file_offset, start_cluster, clusters FROM effective_extent "
     "WHERE version = ? AND volume = ? ORDER BY record, stream, file_offset"
 )
@@ -33,6 +42,21 @@ _BELOW = (
 )
 _TYPES = (int, str, str, int | None, str | None, int | None, str | None, int | None, bytes | None)
 _OWNERS = "SELECT DISTINCT volume, path FROM owner WHERE version = ?1 AND start_cluster <= ?3 AND end_cluster >= ?2"
+
+
+def every_row(database: Database, version: int, volume: int) -> list[Row]:
+    """All names of a volume as they are in a version: the columns of ``file``, with 0 for the version."""
+    return database.rows(_SELECT_OWN if _is_root(database, version) else _SELECT_EFFECTIVE, [version, volume])
+
+
+def every_extent(database: Database, version: int, volume: int) -> list[Row]:
+    """Where all contents of a volume lie in a version: record, stream, file offset, start and length in clusters."""
+    return database.rows(_SELECT_OWN_EXTENTS if _is_root(database, version) else _SELECT_EXTENTS, [version, volume])
+
+
+def _is_root(database: Database, version: int) -> bool:
+    """Whether a version has no ancestor, so that its own rows say it all: without the views, which cost more."""
+    return database.row(_ALONE, [version]) == (1,)
 
 
 @dataclass(frozen=True, slots=True)
