@@ -19,22 +19,30 @@ from . import (
     boot,
     capture,
     cat,
+    compact,
+    diff,
     edit,
     find,
+    flatten,
     get,
     info,
     ls,
+    merge,
     mkdir,
     mount,
     mv,
+    prune,
     put,
+    rebase,
     restore,
     rm,
     serve,
     sql,
+    squash,
     tour,
     unmount,
     verify,
+    versions,
 )
 from . import property as property_
 from .arguments import with_search
@@ -79,14 +87,18 @@ def _options(
 
 _COMMANDS = (
     *(capture, restore, info, ls, cat, get, put, rm, mkdir, mv, mount, unmount, serve, boot),
+    *(versions, diff, merge, squash, prune, rebase, flatten, compact),
     *(sql, audit, find, verify, tour),
 )
 _WITHOUT_SEARCH = (unmount, tour)
 for module in _COMMANDS:
     body = module.command if module in _WITHOUT_SEARCH else with_search(module.command)
     app.command(name=module.__name__.rpartition(".")[2], epilog=f"Example: {module.EXAMPLE}")(body)
-app.add_typer(property_.app, name="property")
-app.add_typer(edit.app, name="edit")
+for group, name in ((property_.app, "property"), (edit.app, "edit")):
+    for each in group.registered_commands:
+        assert each.callback is not None
+        each.callback = with_search(each.callback)
+    app.add_typer(group, name=name)
 
 
 def main() -> None:

@@ -65,6 +65,14 @@ if TYPE_CHECKING:
     from sqlimage.streams.files import FileRow
     from sqlimage.streams.properties import parse as parse_property
     from sqlimage.units import format_size, parse_size
+    from sqlimage.versions.compact import CompactReport, compact
+    from sqlimage.versions.diff import ClusterRun, Difference, diff
+    from sqlimage.versions.flatten import FlattenReport, flatten
+    from sqlimage.versions.merge import MergedVersion, MergeReport, merge
+    from sqlimage.versions.prune import PruneReport, prune
+    from sqlimage.versions.rebase import RebaseReport, rebase
+    from sqlimage.versions.squash import SquashReport, squash
+    from sqlimage.versions.tree import Branch, Descendant, Tree, version_tree
 
 # Where each name lives. They are imported when first asked for: numpy alone costs more than most commands.
 _HOMES = {
@@ -103,6 +111,14 @@ _HOMES = {
     "streams.database": ("recover",),
     "streams.files": ("FileRow",),
     "units": ("format_size", "parse_size"),
+    "versions.compact": ("CompactReport", "compact"),
+    "versions.diff": ("ClusterRun", "Difference", "diff"),
+    "versions.flatten": ("FlattenReport", "flatten"),
+    "versions.merge": ("MergeReport", "MergedVersion", "merge"),
+    "versions.prune": ("PruneReport", "prune"),
+    "versions.rebase": ("RebaseReport", "rebase"),
+    "versions.squash": ("SquashReport", "squash"),
+    "versions.tree": ("Branch", "Descendant", "Tree", "version_tree"),
 }
 _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}
 _HOME_OF["parse_property"] = ("streams.properties", "parse")
@@ -113,21 +129,27 @@ __all__ = [
     "Answer",
     "AuditRow",
     "BlockDevice",
+    "Branch",
     "Cache",
     "CaptureReport",
     "Change",
     "Changes",
+    "ClusterRun",
+    "CompactReport",
     "Content",
     "Control",
     "DamagedError",
+    "Descendant",
     "DeviceError",
     "DeviceExtent",
+    "Difference",
     "Edit",
     "EditDriver",
     "EditReport",
     "ExtractReport",
     "FileDevice",
     "FileRow",
+    "FlattenReport",
     "FormatError",
     "Found",
     "Geometry",
@@ -136,16 +158,22 @@ __all__ = [
     "InconsistentVolume",
     "Machine",
     "MemoryDevice",
+    "MergeReport",
+    "MergedVersion",
     "NotFoundError",
     "Outcome",
     "Partition",
     "PartitionTable",
     "Problem",
+    "PruneReport",
     "Query",
+    "RebaseReport",
     "RefusedError",
     "RestoreReport",
     "SqlimageError",
+    "SquashReport",
     "TlsSettings",
+    "Tree",
     "Unfinished",
     "UsageError",
     "VerifyReport",
@@ -160,21 +188,29 @@ __all__ = [
     "boot_image",
     "capture",
     "changing",
+    "compact",
+    "diff",
     "extract",
     "find",
+    "flatten",
     "format_size",
+    "merge",
     "mount",
     "open",
     "parse_property",
     "parse_size",
+    "prune",
     "read_all",
     "read_partition_table",
+    "rebase",
     "recover",
     "restore",
     "serve",
+    "squash",
     "unmount",
     "verify",
     "verify_files",
+    "version_tree",
 ]
 
 

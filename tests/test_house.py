@@ -22,7 +22,7 @@ ROWS = (
     {"units", "extent", "device", "nameless"},
     {"media", "filesystem", "codec", "streams"},
     {"image"},
-    {"journey"},
+    {"journey", "versions"},
     {"catalog", "nbd", "mount"},
     {"boot"},
     {"session"},
@@ -50,6 +50,14 @@ COMMANDS = (
     "mkdir",
     "mv",
     "boot",
+    "versions",
+    "diff",
+    "merge",
+    "squash",
+    "prune",
+    "rebase",
+    "flatten",
+    "compact",
 )
 
 

@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlimage.errors import SqlimageError
 from sqlimage.image.attach import attach_parents
 from sqlimage.image.changes import Change, count_actions
 from sqlimage.image.chunks import Cache
 from sqlimage.image.edit_driver import WRITE_BACK_BYTES, EditDriver
 from sqlimage.image.seal import Sealing
+from sqlimage.image.writing import give_back_space
 from sqlimage.streams import audit, control
 from sqlimage.streams.control import Control, Volume
 from sqlimage.streams.database import Database
@@ -21,7 +21,6 @@ from sqlimage.streams.writer import WriterLock
 from sqlimage.tool import TOOL
 
 _STREAMS = ("volume", "cluster_map", "bitmap", "file", "extent", "property", "control")
-_FREE_PAGES_AT_A_TIME = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ class Edit:
                 database.run(f"DELETE FROM {table} WHERE version = ?", [number])
             database.run("DELETE FROM data WHERE id NOT IN (SELECT data FROM cluster_map WHERE data IS NOT NULL)")
             audit.append(database, action, tool=TOOL, version=number, detail=detail, user=self._user)
-        _give_back_space(database)
+        give_back_space(database)
 
     def close(self) -> None:
         """Let go of the image. What was flushed stays in the open version, to be resumed; what was not is lost."""
@@ -216,17 +215,6 @@ class Edit:
                     self.discard()
             finally:
                 self.close()
-
-
-def _give_back_space(database: Database) -> None:
-    """Free pages back to the file system, as far as the file was made for that; mere housekeeping."""
-    with suppress(SqlimageError):
-        free = database.rows("PRAGMA freelist_count")
-        while free != [(0,)]:
-            database.rows(f"PRAGMA incremental_vacuum({_FREE_PAGES_AT_A_TIME})")
-            before, free = free, database.rows("PRAGMA freelist_count")
-            if free == before:
-                return
 
 
 def _notes(sealing: Sealing) -> list[str]:

@@ -46,7 +46,7 @@ def pages(lineage: Lineage, connections: list[Connections]) -> Iterator[MapTable
     while at is not None and at < total:
         low = at
         high = min(low + _STEP_CLUSTERS, total)
-        table = _painted(lineage, connections, low, high)
+        table = table_between(lineage, connections, low, high)
         found = [
             cluster_map.next_mapped(connections[link.file].mine(), link.control.version, high) for link in lineage.links
         ]
@@ -56,7 +56,8 @@ def pages(lineage: Lineage, connections: list[Connections]) -> Iterator[MapTable
         yield table
 
 
-def _painted(lineage: Lineage, connections: list[Connections], low: int, high: int) -> MapTable:
+def table_between(lineage: Lineage, connections: list[Connections], low: int, high: int) -> MapTable:
+    """The flattened map of clusters ``low .. high`` (not included)."""
     unit = lineage.links[0].control.bytes_per_cluster
     data = np.full(high - low, -1, dtype=np.int64)
     origin = np.zeros(high - low, dtype=np.int64)

@@ -122,6 +122,18 @@ def store(
     return lost
 
 
+def store_beneath(database: Database, version: int, old: Sequence[MapRecord], unit: int) -> None:
+    """Write what the version's own records leave free of some older ones, sorted and disjoint; inside the caller's
+    transaction. ``unit`` is bytes per cluster."""
+    added: list[tuple[object, ...]] = []
+    for group in _groups(old):
+        own = cluster_map.in_range(database, version, group[0].start_cluster, group[-1].end_cluster)
+        parts = {id(record): stay for record, stay in cut(group, own, unit)}
+        for record in group:
+            added += [_row(version, part) for part in parts.get(id(record), [record])]
+    database.insert(cluster_map.INTO, added)
+
+
 def _row(version: int, record: MapRecord) -> tuple[object, ...]:
     return (version, record.start_cluster, record.end_cluster, record.data, record.data_offset, 0)
 

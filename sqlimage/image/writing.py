@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from sqlimage.errors import SqlimageError
 from sqlimage.streams.database import Database
 from sqlimage.streams.writer import WriterLock
+
+_FREE_PAGES_AT_A_TIME = 16_384
 
 
 @contextmanager
@@ -29,3 +32,16 @@ def writing(path: str | os.PathLike[str], doing: str) -> Iterator[Database]:
             database.close()
     finally:
         lock.close()
+
+
+def give_back_space(database: Database) -> None:
+    """Free pages back to the file system, as far as the file was made for that; mere housekeeping."""
+    with suppress(SqlimageError):
+        free = database.rows("PRAGMA freelist_count")
+        while free != [(0,)]:
+            database.rows(f"PRAGMA incremental_vacuum({_FREE_PAGES_AT_A_TIME})")
+            before, free = free, database.rows("PRAGMA freelist_count")
+            if database.is_log_long:
+                database.shorten_log()
+            if free == before:
+                return

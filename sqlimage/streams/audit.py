@@ -66,10 +66,21 @@ def append(
 ) -> None:
     """Add a row at the end of the chain; call it inside the transaction that makes the change. ``user`` is whoever runs
     the process unless it is told."""
+    text = json.dumps(detail or {}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    _chain(database, (version, now(), user or _user(), _host(), tool, action, path, clusters, length_bytes, text))
+
+
+def repeat(database: Database, row: AuditRow, version: int) -> None:
+    """Add what another image's trail says at the end of this one's: who did what and when, as it was, about ``version``
+    as that is called here."""
+    told = (row.at, row.user, row.host, row.tool, row.action, row.path, row.clusters, row.length_bytes, row.detail)
+    _chain(database, (version, *told))
+
+
+def _chain(database: Database, told: tuple[object, ...]) -> None:
     last = database.row("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
     number, previous = (last[0] + 1, last[1]) if last else (1, FIRST_PREVIOUS)
-    text = json.dumps(detail or {}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    row = (number, version, now(), user or _user(), _host(), tool, action, path, clusters, length_bytes, text)
+    row = (number, *told)
     database.run(_INSERT, [*row, previous, row_hash(row, previous)])
 
 

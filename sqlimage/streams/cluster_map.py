@@ -63,6 +63,9 @@ class MapTable:
     def __len__(self) -> int:
         return len(self.start)
 
+    def columns(self) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+        return self.start, self.end, self.data, self.data_offset
+
 
 def in_range(database: Database, version: int, start_cluster: int, end_cluster: int) -> list[MapRecord]:
     """The version's own records that touch ``start_cluster .. end_cluster``, by place."""

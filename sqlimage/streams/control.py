@@ -122,6 +122,16 @@ def add_stored_bytes(database: Database, version: int, stored_bytes: int) -> Non
     database.run("UPDATE control SET stored_bytes = stored_bytes + ? WHERE version = ?", [stored_bytes, version])
 
 
+def adopt(
+    database: Database, version: int, parent_uuid: str | None, parent_name: str | None, stored_bytes: int
+) -> None:
+    """Give a version another parent, under which it reads as before; ``parent_name`` is the base name of its file."""
+    database.run(
+        "UPDATE control SET parent_uuid = ?, parent_name = ?, stored_bytes = ? WHERE version = ?",
+        [parent_uuid, parent_name, stored_bytes, version],
+    )
+
+
 def next_version(database: Database) -> int:
     """A number no version of this file has, nor had as far as the audit trail remembers."""
     row = database.row(

@@ -1,0 +1,282 @@
+"""A child file's versions brought into the file of their parent, under the UUIDs they have."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import apsw
+
+from sqlimage.errors import FormatError, RefusedError
+from sqlimage.image.chunks import Connections, content_of
+from sqlimage.image.lineage import resolve
+from sqlimage.image.writing import writing
+from sqlimage.streams import audit, control, data
+from sqlimage.streams.control import Control
+from sqlimage.streams.database import Database, translated
+from sqlimage.streams.writer import holder
+from sqlimage.tool import TOOL
+from sqlimage.versions.removal import refuse_open
+
+_BATCH_ROWS = 32
+
+# Numbers of the child's contents in the parent's file: those that are there, by digest, and new ones for the others.
+_RENUMBER = (
+    "CREATE TEMP TABLE arriving_data (old INTEGER PRIMARY KEY, new INTEGER NOT NULL, is_new INTEGER NOT NULL)",
+    "INSERT INTO temp.arriving_data SELECT theirs.id, main.data.id, 0 "
+    "FROM child.data AS theirs JOIN main.data ON main.data.digest = theirs.digest "
+    "WHERE theirs.id IN (SELECT data FROM temp.wanted_data)",
+    "INSERT INTO temp.arriving_data SELECT id, row_number() OVER (ORDER BY id) + "
+    "(SELECT coalesce(max(id), 0) FROM main.data), 1 FROM child.data "
+    "WHERE id IN (SELECT data FROM temp.wanted_data) AND id NOT IN (SELECT old FROM temp.arriving_data)",
+)
+_WANTED = (
+    "CREATE TEMP TABLE arriving (old INTEGER PRIMARY KEY, new INTEGER NOT NULL)",
+    "CREATE TEMP TABLE wanted_data (data INTEGER PRIMARY KEY)",
+)
+_WANT = (
+    "INSERT OR IGNORE INTO temp.wanted_data SELECT data FROM child.cluster_map "
+    "WHERE data IS NOT NULL AND version IN (SELECT old FROM temp.arriving)"
+)
+_COMING = (
+    "SELECT count(*), coalesce(sum(theirs.stored_bytes), 0) "
+    "FROM temp.arriving_data AS mine JOIN child.data AS theirs ON theirs.id = mine.old "
+    "LEFT JOIN main.data AS here ON here.id = mine.new WHERE theirs.bytes IS NOT NULL AND here.bytes IS NULL"
+)
+_COPY_DATA = (
+    "INSERT INTO main.data (id, digest, length, stored_bytes, flags, bytes) "
+    "SELECT mine.new, theirs.digest, theirs.length, theirs.stored_bytes, theirs.flags, theirs.bytes "
+    "FROM temp.arriving_data AS mine JOIN child.data AS theirs ON theirs.id = mine.old "
+    "WHERE mine.is_new ORDER BY mine.old"
+)
+# What the parent's file knew of without having its bytes, and the child has.
+_FILL_DATA = (
+    "UPDATE main.data SET bytes = theirs.bytes, flags = theirs.flags, stored_bytes = theirs.stored_bytes "
+    "FROM temp.arriving_data AS mine JOIN child.data AS theirs ON theirs.id = mine.old "
+    "WHERE main.data.id = mine.new AND NOT mine.is_new AND main.data.bytes IS NULL AND theirs.bytes IS NOT NULL"
+)
+_COPY_MAP = (
+    "INSERT INTO main.cluster_map (version, start_cluster, end_cluster, data, data_offset, flags) "
+    "SELECT arriving.new, start_cluster, end_cluster, mine.new, data_offset, flags "
+    "FROM temp.arriving JOIN child.cluster_map AS theirs ON theirs.version = arriving.old "
+    "LEFT JOIN temp.arriving_data AS mine ON mine.old = theirs.data ORDER BY arriving.new, start_cluster"
+)
+_COPIED = {
+    "bitmap": "start_cluster, end_cluster",
+    "file": "volume, path, kind, bytes, modified_at, record, stream, attributes, digest, deleted",
+    "extent": "volume, record, stream, file_offset, start_cluster, clusters",
+    "property": "name, value",
+}
+_DANGLING = (
+    "SELECT data FROM child.cluster_map WHERE version IN (SELECT old FROM temp.arriving) AND data IS NOT NULL "
+    "AND data NOT IN (SELECT id FROM child.data) LIMIT 1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MergedVersion:
+    """A version that was brought over."""
+
+    number_in_child: int
+    version: int
+    uuid: str
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What came over; sizes in bytes."""
+
+    image: str
+    child: str
+    versions: tuple[MergedVersion, ...]
+    present: tuple[str, ...]
+    """UUIDs of versions that were there already."""
+    contents: int
+    stored_bytes: int
+    """What the data stream grew by."""
+    image_bytes: int
+
+
+def merge(
+    child: str | os.PathLike[str],
+    into: str | os.PathLike[str],
+    *,
+    user: str | None = None,
+    message: str | None = None,
+    search: Sequence[str] = (),
+) -> MergeReport:
+    """Bring all versions of a child file into the file of their parent, in one transaction; the child is only read, and
+    every content that comes over is verified first. Afterwards ``into`` at the UUID of each reads as the child did.
+
+    Raises :class:`~sqlimage.errors.RefusedError` where ``into`` does not hold the parent, or the child has an edit that
+    is not finished, and :class:`~sqlimage.errors.DamagedError` where a content of the child fails its digest.
+    """
+    child_path, into_path = os.path.realpath(child), os.path.realpath(into)
+    if child_path == into_path:
+        raise RefusedError(f"{child_path}: cannot be merged into itself")
+    with Database.open(child_path) as theirs, writing(into_path, "merging a child into it") as database:
+        if writer := holder(child_path):
+            raise RefusedError(f"{child_path}: is being written by {writer}", hint="try again when that has finished")
+        arriving, present = _arriving(theirs, database, [*search, os.path.dirname(into_path)])
+        stored_bytes = contents = 0
+        if arriving:
+            _verify(theirs, [version.version for version, _ in arriving])
+            with _attached(database, theirs), database.transaction():
+                contents, stored_bytes = _copy(database, arriving)
+                head = _tell(database, theirs, arriving)
+                audit.append(
+                    database,
+                    "merge",
+                    tool=TOOL,
+                    version=arriving[-1][1].version,
+                    length_bytes=stored_bytes,
+                    detail={
+                        "child": os.path.basename(child_path),
+                        "versions": [{"version": new.version, "uuid": new.uuid} for _, new in arriving],
+                        "audit_head": head,
+                        "message": message,
+                    },
+                    user=user,
+                )
+    return MergeReport(
+        into_path,
+        child_path,
+        tuple(MergedVersion(old.version, new.version, new.uuid, new.label) for old, new in arriving),
+        tuple(present),
+        contents,
+        stored_bytes,
+        os.path.getsize(into_path),
+    )
+
+
+def _arriving(
+    theirs: Database, database: Database, search: Sequence[str]
+) -> tuple[list[tuple[Control, Control]], list[str]]:
+    """The versions that come over as they are and as they will be, parents first; and the UUIDs of those that are here
+    already."""
+    versions = control.versions(theirs)
+    refuse_open(theirs, versions, "merged")
+    known = {version.uuid for version in control.versions(database)}
+    labels = {version.label for version in control.versions(database)}
+    present = [version.uuid for version in versions if version.uuid in known]
+    waiting = [version for version in versions if version.uuid not in known]
+    arriving: list[tuple[Control, Control]] = []
+    number = control.next_version(database)
+    while waiting:
+        ready = [version for version in waiting if version.parent_uuid in known]
+        if not ready:
+            lost = waiting[0]
+            parent = f"its parent {lost.parent_uuid}" if lost.parent_uuid else "a parent"
+            raise RefusedError(
+                f"{database.path}: does not hold {parent} of version {lost.version} of {theirs.path}",
+                hint="merge into the file that `sqlimage versions` shows as its parent",
+            )
+        for version in ready:
+            resolve(theirs, version, search).close()  # it can be read now, so that it can be afterwards
+            label = _free_label(version.label, labels)
+            new = dataclasses.replace(version, version=number, parent_name=None, label=label)
+            arriving.append((version, new))
+            labels.add(label)
+            known.add(version.uuid)
+            number += 1
+        waiting = [version for version in waiting if version not in ready]
+    return arriving, present
+
+
+def _free_label(label: str | None, taken: set[str | None]) -> str | None:
+    """The label, or the label with ``~`` and a number where one of that name is here."""
+    if label is None or label not in taken:
+        return label
+    number = 2
+    while f"{label}~{number}" in taken:
+        number += 1
+    return f"{label}~{number}"
+
+
+def _verify(theirs: Database, versions: Sequence[int]) -> None:
+    """Every content that comes over is what its digest says, or nothing does."""
+    marks = ", ".join("?" * len(versions))
+    numbers = [
+        row[0]
+        for row in theirs.query(
+            f"SELECT DISTINCT data FROM cluster_map WHERE data IS NOT NULL AND version IN ({marks})", versions
+        )
+    ]
+    connections = Connections(theirs)
+
+    def check(batch: list[int]) -> None:
+        for number in batch:
+            chunk = data.read(connections.mine(), number)
+            if chunk.stored is not None:
+                content_of(chunk)
+
+    batches = [numbers[at : at + _BATCH_ROWS] for at in range(0, len(numbers), _BATCH_ROWS)]
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="verify") as pool:
+        try:
+            for _ in pool.map(check, batches):
+                pass
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            connections.close()
+
+
+@contextmanager
+def _attached(database: Database, theirs: Database) -> Iterator[None]:
+    """The child's tables as ``child.*``, for reading."""
+    where = f"file:{quote(os.fsencode(theirs.path))}?mode={theirs.mode}"
+    with translated(database.path):
+        database.connection.execute("ATTACH ? AS child", [where])
+    try:
+        yield
+    finally:
+        for table in ("arriving_data", "wanted_data", "arriving"):
+            database.run(f"DROP TABLE IF EXISTS temp.{table}")
+        with translated(database.path):
+            database.connection.execute("DETACH child")
+
+
+def _copy(database: Database, arriving: Sequence[tuple[Control, Control]]) -> tuple[int, int]:
+    """All streams of the versions; how many contents came, and their stored bytes."""
+    try:
+        for statement in _WANTED:
+            database.run(statement)
+        database.run_many(
+            "INSERT INTO temp.arriving VALUES (?, ?)", [(old.version, new.version) for old, new in arriving]
+        )
+        if database.row(_DANGLING) is not None:
+            raise FormatError("a cluster map record of the child names data that is missing")
+        for statement in (_WANT, *_RENUMBER):
+            database.run(statement)
+        came = database.row(_COMING)
+        for statement in (_COPY_DATA, _FILL_DATA, _COPY_MAP):
+            database.run(statement)
+        for table, columns in _COPIED.items():
+            database.run(
+                f"INSERT INTO main.{table} (version, {columns}) SELECT arriving.new, {columns} FROM temp.arriving "
+                f"JOIN child.{table} AS theirs ON theirs.version = arriving.old ORDER BY arriving.new"
+            )
+    except apsw.ConstraintError as problem:
+        raise FormatError(f"the child holds a row that the format does not allow ({problem})") from None
+    assert came is not None
+    return came[0], came[1]
+
+
+def _tell(database: Database, theirs: Database, arriving: Sequence[tuple[Control, Control]]) -> str:
+    """Control, volumes and audit trail of the versions; the head of the child's trail, in hexadecimal."""
+    numbers = {old.version: new.version for old, new in arriving}
+    for old, new in arriving:
+        control.insert_control(database, new)
+        for volume in control.volumes(theirs, old):
+            control.insert_volume(database, dataclasses.replace(volume, version=new.version))
+    head = b""
+    for row in audit.read_all(theirs):
+        head = row.hash
+        if row.version in numbers:
+            audit.repeat(database, row, numbers[row.version])
+    return head.hex()
