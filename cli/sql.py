@@ -30,9 +30,9 @@ def command(
     if json and csv:
         raise sqlimage.UsageError("--json and --csv exclude each other")
     with opened(image) as version, sqlimage.Query(version) as asked:
+        answer = asked.run(query)
         for note in asked.notes:
             message(f"note: {note}")
-        answer = asked.run(query)
         if json:
             print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
         elif csv:

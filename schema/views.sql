@@ -58,35 +58,37 @@ JOIN bitmap ON bitmap.version = near.ancestor;
 -- Which content backs which clusters of a version, over its lineage: the nearest record of each cluster wins. `data` NULL
 -- reads as zeros, as do clusters without a row; `since` is the version whose record it is.
 CREATE VIEW effective_cluster_map (version, start_cluster, end_cluster, data, data_offset, since) AS
-SELECT piece.version, piece.low, piece.high, record.data,
+SELECT told.version, told.low, told.high, record.data,
        CASE WHEN record.data IS NULL THEN 0
-            ELSE record.data_offset + (piece.low - record.start_cluster) * control.bytes_per_cluster END,
-       record.version
+            ELSE record.data_offset + (told.low - record.start_cluster) * control.bytes_per_cluster END,
+       told.since
 FROM (
-  SELECT version, place AS low, lead(place) OVER (PARTITION BY version ORDER BY place) - 1 AS high
+  SELECT piece.version AS version, piece.low AS low, piece.high AS high, (
+    SELECT near.ancestor FROM lineage AS near
+    WHERE near.version = piece.version AND near.reach > piece.low AND piece.low <= (
+      SELECT candidate.end_cluster FROM cluster_map AS candidate
+      WHERE candidate.version = near.ancestor AND candidate.start_cluster <= piece.low
+      ORDER BY candidate.start_cluster DESC LIMIT 1)
+    ORDER BY near.depth LIMIT 1) AS since
   FROM (
-    SELECT lineage.version AS version, cluster_map.start_cluster AS place
-    FROM lineage JOIN cluster_map ON cluster_map.version = lineage.ancestor
-    WHERE cluster_map.start_cluster < lineage.reach
-    UNION
-    SELECT lineage.version, min(cluster_map.end_cluster + 1, lineage.reach)
-    FROM lineage JOIN cluster_map ON cluster_map.version = lineage.ancestor
-    WHERE cluster_map.start_cluster < lineage.reach
-  )
-) AS piece
-JOIN control ON control.version = piece.version
-JOIN cluster_map AS record ON record.version = (
-  SELECT near.ancestor FROM lineage AS near
-  WHERE near.version = piece.version AND near.reach > piece.low AND piece.low <= (
-    SELECT candidate.end_cluster FROM cluster_map AS candidate
-    WHERE candidate.version = near.ancestor AND candidate.start_cluster <= piece.low
-    ORDER BY candidate.start_cluster DESC LIMIT 1)
-  ORDER BY near.depth LIMIT 1
-) AND record.start_cluster = (
+    SELECT version, place AS low, lead(place) OVER (PARTITION BY version ORDER BY place) - 1 AS high
+    FROM (
+      SELECT lineage.version AS version, cluster_map.start_cluster AS place
+      FROM lineage JOIN cluster_map ON cluster_map.version = lineage.ancestor
+      WHERE cluster_map.start_cluster < lineage.reach
+      UNION
+      SELECT lineage.version, min(cluster_map.end_cluster + 1, lineage.reach)
+      FROM lineage JOIN cluster_map ON cluster_map.version = lineage.ancestor
+      WHERE cluster_map.start_cluster < lineage.reach
+    )
+  ) AS piece
+  WHERE piece.high IS NOT NULL
+) AS told
+JOIN control ON control.version = told.version
+JOIN cluster_map AS record ON record.version = told.since AND record.start_cluster = (
   SELECT max(place.start_cluster) FROM cluster_map AS place
-  WHERE place.version = record.version AND place.start_cluster <= piece.low
-)
-WHERE piece.high IS NOT NULL;
+  WHERE place.version = told.since AND place.start_cluster <= told.low
+);
 
 -- The cluster map as the field knows it: {start, end, offset, length, compressed size, flags}.
 CREATE VIEW cluster_map_record (version, start_cluster, end_cluster, data, "offset", length, compressed_size, flags) AS

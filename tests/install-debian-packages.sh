@@ -9,7 +9,8 @@ WANTED='ntfs-3g:mkntfs dosfstools:mkfs.fat mtools:mcopy e2fsprogs:mke2fs fdisk:s
 sleuthkit:fls sqlite3:sqlite3 zstd:zstd util-linux:losetup fuse3:fusermount3 python3-venv:python3
 qemu-utils:qemu-img wimtools:wimlib-imagex partclone:partclone.ntfs openssl:openssl
 fio:fio libnbd-bin:nbdcopy python3-libnbd:nbdsh xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs nbd-client:nbd-client fuse2fs:fuse2fs exfat-fuse:mount.exfat-fuse exfatprogs:mkfs.exfat
-qemu-system-x86:qemu-system-x86_64 syslinux:syslinux busybox-static:busybox cpio:cpio binutils:as'
+qemu-system-x86:qemu-system-x86_64 syslinux:syslinux busybox-static:busybox cpio:cpio binutils:as
+borgbackup:borg restic:restic casync:casync'
 missing=
 for pair in $WANTED; do
     command -v "${pair#*:}" >/dev/null || missing="$missing ${pair%%:*}"

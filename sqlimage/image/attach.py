@@ -36,6 +36,10 @@ _MAP = {
     "cluster_map": ("version, start_cluster, end_cluster, data, data_offset", "version, start_cluster"),
 }
 """Likewise, where the map is asked for too."""
+_TEXTS = ("uuid", "parent_uuid", "label", "created_at", "path", "kind", "modified_at", "stream", "name")
+_TYPES = {**dict.fromkeys(_TEXTS, "TEXT"), "digest": "BLOB", "value": ""}
+"""Types of columns without integers. A key that has none is of no use in comparisons with columns that have some."""
+_LINEAGE = "version INTEGER, ancestor INTEGER, depth INTEGER, reach INTEGER, PRIMARY KEY (version, depth)"
 _DEEPEST_OF_ALL = 200
 """In a lineage up to this deep, the views show every ancestor as a version of its own, too."""
 _VIEW = re.compile(r"^CREATE VIEW .*?;$", re.MULTILINE | re.DOTALL)
@@ -67,26 +71,31 @@ def _attach(database: Database, lineage: Lineage, tables: Mapping[str, tuple[str
     with translated(database.path):
         connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
         for table, (columns, key) in tables.items():
-            connection.execute(f"DROP TABLE IF EXISTS temp.parents_{table}")
-            connection.execute(f"CREATE TEMP TABLE parents_{table} ({columns}, PRIMARY KEY ({key})) WITHOUT ROWID")
-        for number, parent in enumerate(lineage.files[1:], 1):
-            versions = ", ".join(str(link.control.version) for link in lineage.links if link.file == number)
-            where = f"file:{quote(os.fsencode(parent.path))}?mode={parent.mode}"
-            connection.execute("ATTACH ? AS parent", [where])
+            typed = ", ".join(f"{column} {_TYPES.get(column, 'INTEGER')}" for column in columns.split(", "))
+            connection.execute(f"DROP TABLE IF EXISTS temp.{_copy_of(table)}")
+            connection.execute(f"CREATE TEMP TABLE {_copy_of(table)} ({typed}, PRIMARY KEY ({key})) WITHOUT ROWID")
+        for number, parent in enumerate(lineage.files):
+            schema = "parent" if number else "main"
+            if number:
+                where = f"file:{quote(os.fsencode(parent.path))}?mode={parent.mode}"
+                connection.execute("ATTACH ? AS parent", [where])
             try:
+                versions = ", ".join(map(str, lineage.in_file(number)))
                 for table, (columns, key) in tables.items():
-                    rest = columns.partition(", ")[2]
-                    connection.execute(
-                        f"INSERT INTO temp.parents_{table} SELECT version + {number * _STRIDE}, {rest} "
-                        f"FROM parent.{table} WHERE version IN ({versions}) ORDER BY {key}"
-                    )
+                    if number or table in _MAP:
+                        connection.execute(
+                            f"INSERT INTO temp.{_copy_of(table)} "
+                            f"SELECT version + {number * _STRIDE}, {columns.partition(', ')[2]} "
+                            f"FROM {schema}.{table} WHERE version IN ({versions}) ORDER BY {key}"
+                        )
             finally:
-                connection.execute("DETACH parent")
+                if number:
+                    connection.execute("DETACH parent")
         for statement in _views(tables):
             connection.execute(statement)
         # Told as it was resolved: files of strangers could make a walk along their UUIDs endless.
         connection.execute("DROP TABLE IF EXISTS temp.lineage")
-        connection.execute("CREATE TEMP TABLE lineage (version, ancestor, depth, reach, PRIMARY KEY (version, depth))")
+        connection.execute(f"CREATE TEMP TABLE lineage ({_LINEAGE})")
         connection.executemany("INSERT INTO temp.lineage VALUES (?, ?, ?, ?)", _lines(lineage))
         connection.execute(
             "INSERT INTO temp.lineage SELECT * FROM main.lineage "
@@ -103,11 +112,16 @@ def _lines(lineage: Lineage) -> Iterator[tuple[int, int, int, int]]:
             yield numbers[first], numbers[first + depth], depth, reach
 
 
+def _copy_of(table: str) -> str:
+    """The temporary table with the rows of other files; of the map with all rows, for its view looks up single ones."""
+    return f"all_{table}" if table in _MAP else f"parents_{table}"
+
+
 def _views(tables: Mapping[str, tuple[str, str]]) -> list[str]:
     """The views of the format over the rows of all files."""
     statements = []
     needed = _NEEDED + (_NEEDED_OF_MAP if "cluster_map" in tables else ())
-    for table, (columns, _) in tables.items():
+    for table, (columns, _) in _TABLES.items():
         both = f"SELECT {columns} FROM main.{table} UNION ALL SELECT {columns} FROM temp.parents_{table}"
         statements += [f"DROP VIEW IF EXISTS temp.all_{table}", f"CREATE TEMP VIEW all_{table} AS {both}"]
     text = (files("sqlimage.schema") / "views.sql").read_text("utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from sqlimage.streams.database import Row, translated
 
 MOST_CONTENT_BYTES = 64 << 20
 """The largest file ``content()`` gives in one value."""
+
+_VIEWS = re.compile("effective|owner|lineage", re.IGNORECASE)
+"""What a statement names that looks beyond one version."""
+_MAP_VIEW = "effective_cluster_map"
 
 _ALLOWED = frozenset(
     {
@@ -56,11 +61,6 @@ class Query:
         self._database = version.image.database.reader()
         self.notes: list[str] = []
         """What whoever asks should know: the views show only this file where a parent is not to be found."""
-        try:
-            if version.control.parent_uuid is not None:
-                attach_parents(self._database, version.control, version.image.search, with_map=True)
-        except NotFoundError as problem:
-            self.notes.append(f"the views show this file alone: {problem.message}")
         self._stack = ExitStack()
         self._volumes: dict[int, FileSystem] = {}
         connection = self._database.connection
@@ -70,9 +70,24 @@ class Query:
     def run(self, sql: str, parameters: tuple[object, ...] = ()) -> Answer:
         """One statement that reads. Raises :class:`~sqlimage.errors.RefusedError` for one that would write and
         :class:`~sqlimage.errors.UsageError` for one that is not SQL or asks for what is not there."""
+        self._attach(sql)
         rows = self._run(sql, parameters)
         columns = next(rows)
         return Answer(tuple(str(name) for name in columns), rows)
+
+    def _attach(self, sql: str) -> None:
+        """Have the views show ancestors in other files, as far as a statement asks for them."""
+        if self._version.control.parent_uuid is None or not _VIEWS.search(sql):
+            return
+        self._database.connection.authorizer = None
+        try:
+            attach_parents(
+                self._database, self._version.control, self._version.image.search, with_map=_MAP_VIEW in sql.lower()
+            )
+        except NotFoundError as problem:
+            self.notes.append(f"the views show this file alone: {problem.message}")
+        finally:
+            self._database.connection.authorizer = _authorize
 
     def _run(self, sql: str, parameters: tuple[object, ...]) -> Iterator[Row]:
         """The column names, then the rows."""

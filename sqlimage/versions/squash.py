@@ -36,6 +36,10 @@ WHERE version = ?1 AND end_cluster < ?3 AND start_cluster > coalesce((
   ORDER BY near.start_cluster DESC LIMIT 1), -1)
 """
 
+# With types, for else its key is of no use in a comparison with columns that have some.
+_MAKE_TOLD = """
+CREATE TEMP TABLE told (volume INTEGER, record INTEGER, stream TEXT, PRIMARY KEY (volume, record, stream)) WITHOUT ROWID
+"""
 # Which contents the newer version says something about: of those the older one's extents do not count.
 _TOLD = """
 INSERT OR IGNORE INTO temp.told
@@ -137,7 +141,7 @@ def _fold_all(database: Database, newest: Control, doomed: Sequence[Control]) ->
     """Fold the versions, from the newest of them to the oldest; the contents that lost a record by it."""
     lost: set[int] = set()
     reach, number = newest.total_clusters, newest.version
-    database.run("CREATE TEMP TABLE told (volume, record, stream, PRIMARY KEY (volume, record, stream)) WITHOUT ROWID")
+    database.run(_MAKE_TOLD)
     try:
         database.run(_TOLD, [number])
         for older in doomed:

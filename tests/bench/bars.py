@@ -33,6 +33,14 @@ class Verdict:
     """None where it was not measured."""
 
 
+def _second(volume: str, case: str) -> tuple[Bar, ...]:
+    """What is asked of the time of every second capture."""
+    return (
+        Bar(f"{volume} second time / first", case, "sqlimage child", "sqlimage first", "wall_seconds", 0.50),
+        Bar(f"{volume} second time / borg", case, "sqlimage child", "borg", "wall_seconds", 0.60),
+    )
+
+
 PEAK_ASKED_BYTES = 300 * MIB
 BARS = (
     Bar("NTFS capture time / qcow2 zstd", "ntfs-capture", "sqlimage", "qcow2 zstd", "wall_seconds", 0.45),
@@ -48,6 +56,15 @@ BARS = (
     Bar("NTFS 1 TiB / 2 GiB, size", "ntfs-sparse", "sqlimage 1 TiB", "sqlimage 2 GiB", "output_bytes", 2.0),
     Bar("FAT32 1 TiB / 2 GiB, time", "fat32-sparse", "sqlimage 1 TiB", "sqlimage 2 GiB", "wall_seconds", 2.0),
     Bar("FAT32 1 TiB / 2 GiB, size", "fat32-sparse", "sqlimage 1 TiB", "sqlimage 2 GiB", "output_bytes", 2.0),
+    *_second("NTFS", "ntfs-second"),
+    Bar("NTFS second added / WIM append", "ntfs-second", "sqlimage child", "wim xpress append", "output_bytes", 1.15),
+    Bar("NTFS second added / qcow2 child", "ntfs-second", "sqlimage child", "qcow2 zstd child", "output_bytes", 0.10),
+    *_second("ext4", "ext4-second"),
+    *(
+        Bar(f"ext4 second added / {peer}", "ext4-second", "sqlimage child", peer, "output_bytes", 1.00)
+        for peer in ("borg", "restic", "casync", "qcow2 zstd child")
+    ),
+    Bar("merge time / qemu-img commit", "merge", "sqlimage merge", "qemu-img commit", "wall_seconds", 0.50),
 )
 
 

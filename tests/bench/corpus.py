@@ -3,6 +3,8 @@
 ``ntfs.img``: 2 GiB NTFS with the files of this machine's /usr, about 1.2 GB used, some of it twice, a page file and a
 hibernation file of random bytes, deleted files' data in free clusters, a sparse file and a named stream.
 ``ntfs_v2.img``: the same after some files were changed in place, rewritten, deleted or added.
+``ext4.img``: 2 GiB ext4 that looks like a root file system, 64 MiB of it incompressible, with about 240 MiB of deleted
+files' data in free blocks. ``ext4_v2.img``: the same after edits of the same kind.
 ``fat32.img``: 512 MiB FAT32. ``ntfs_1t.img``, ``ntfs_2g.img``, ``fat32_1t.img``, ``fat32_2g.img``: the same GiB of
 files on a large and on a small volume; the FAT32 pair has 32 KiB clusters, of which 2 GiB would be too few for
 FAT32, so its small one has 16 MiB more.
@@ -32,6 +34,10 @@ _FILE_MAXIMUM = 48 * MIB
 _PAGE_FILE_BYTES, _HIBERNATION_BYTES = 200 * MIB, 96 * MIB
 _SMALL_FAT32_BYTES = 2 * GIB + 16 * MIB
 _SHARE = ("doc", "man", "vim", "perl", "icons", "i18n", "zoneinfo", "X11", "fonts", "java", "mime", "maven-repo")
+_SHARE_EXT4 = ("doc", "man", "vim", "perl", "i18n", "zoneinfo", "java")
+_EXT4_UUID = "12345678-1234-1234-1234-123456789abc"
+"""Also the seed of its directory hashes."""
+_EXT4 = f"hash_seed={_EXT4_UUID},lazy_itable_init=0,lazy_journal_init=0,nodiscard"
 _FAT_TIME = 1_704_164_646
 """2024-01-02 03:04:06 UTC: an even second, as FAT keeps them."""
 
@@ -95,6 +101,17 @@ def mounted_ntfs(image: Path, options: str = "windows_names") -> Iterator[Path]:
             run("umount", directory)
 
 
+@contextmanager
+def mounted_ext4(image: Path) -> Iterator[Path]:
+    """Without discards: what is deleted leaves its bytes behind, as on a disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        run("mount", "-o", "loop,nodiscard", image, directory)
+        try:
+            yield Path(directory)
+        finally:
+            run("umount", directory)
+
+
 def make_volume(image: Path, size_bytes: int, *make: str) -> None:
     """An empty file system on a sparse file, with holes where its maker wrote zeros."""
     image.unlink(missing_ok=True)
@@ -133,24 +150,57 @@ def make_ntfs_v2(corpus: Path) -> None:
     image = corpus / "ntfs_v2.img"
     run("cp", "--sparse=always", corpus / "ntfs.img", image)
     with mounted_ntfs(image) as top:
-        old = sorted(
-            path
-            for root in ("Program Files", "ProgramData")
-            for path in (top / root).rglob("*")
-            if path.is_file() and not path.is_symlink()
-        )
-        larger = [path for path in old if path.stat().st_size > 2 * KIB]
-        for path in larger[96::97]:
-            with path.open("r+b") as file:
-                file.seek(512)
-                file.write(b"EDITED-IN-PLACE")
-        for path in larger[30::97]:
-            path.write_bytes(b"new head\n" + path.read_bytes())
-        for path in old[6::211]:
-            path.unlink()
-        copy_files(select_files(["/usr/sbin", "/usr/libexec"], 40 * MIB), top / "Users/joe/new")
-        write_random(top / "Users/joe/new/photo.jpg", 4 * MIB, 3)
+        joe = top / "Users/joe"
+        edit_files([top / "Program Files", top / "ProgramData"], joe, ["/usr/sbin", "/usr/libexec"])
         write_random(top / "pagefile.sys", _PAGE_FILE_BYTES, 4)
+
+
+def edit_files(old_trees: Iterable[Path], home: Path, added: Iterable[str]) -> None:
+    """What both second versions have in common: of the larger files in the trees, one in 97 is changed in place and
+    one in 97 rewritten with all its bytes moved; one file in 211 is deleted; files from ``added``, which the volume
+    does not have yet, come to ``home``."""
+    old = sorted(path for tree in old_trees for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
+    larger = [path for path in old if path.stat().st_size > 2 * KIB]
+    for path in larger[96::97]:
+        with path.open("r+b") as file:
+            file.seek(512)
+            file.write(b"EDITED-IN-PLACE")
+    for path in larger[30::97]:
+        path.write_bytes(b"new head\n" + path.read_bytes())
+    for path in old[6::211]:
+        path.unlink()
+    copy_files(select_files(added, 40 * MIB), home / "new")
+    write_random(home / "new/photo.jpg", 4 * MIB, 3)
+
+
+def make_ext4(corpus: Path) -> None:
+    image = corpus / "ext4.img"
+    make_volume(image, 2 * GIB, "mkfs.ext4", "-q", "-F", "-U", _EXT4_UUID, "-E", _EXT4, "-L", "root")
+    python, perl = matching("/usr/lib/python3*"), matching("/usr/lib/*-linux-gnu/perl*")
+    share = [f"/usr/share/{name}" for name in _SHARE_EXT4]
+    with mounted_ext4(image) as top:
+        copy_files(select_files(["/usr/include", "/usr/share/locale"], 240 * MIB), top / "stale")
+        for roots, budget_bytes in (
+            (["/etc"], 50 * MIB),
+            (["/usr/bin"], 400 * MIB),
+            (["/usr/sbin", "/usr/libexec"], 100 * MIB),
+            ([*python, "/usr/lib/git-core"], 150 * MIB),
+            (share, 200 * MIB),
+            (perl, 100 * MIB),
+        ):
+            copy_files(select_files(roots, budget_bytes), top)
+        copy_files(select_files([*python, "/usr/share/vim"], 150 * MIB), top / "home/joe/copy")
+        (top / "var/cache").mkdir(parents=True)
+        write_random(top / "var/cache/blob.gz", 64 * MIB, 5)
+        os.sync()
+        shutil.rmtree(top / "stale")
+
+
+def make_ext4_v2(corpus: Path) -> None:
+    image = corpus / "ext4_v2.img"
+    run("cp", "--sparse=always", corpus / "ext4.img", image)
+    with mounted_ext4(image) as top:
+        edit_files([top / "usr/lib", top / "usr/share"], top / "home/joe", matching("/usr/lib/*-linux-gnu"))
 
 
 def make_fat32(corpus: Path) -> None:
@@ -211,6 +261,8 @@ def numbered_tree(corpus: Path) -> Iterator[Path]:
 MAKERS: dict[str, Callable[[Path], None]] = {
     "ntfs.img": make_ntfs,
     "ntfs_v2.img": make_ntfs_v2,
+    "ext4.img": make_ext4,
+    "ext4_v2.img": make_ext4_v2,
     "fat32.img": make_fat32,
     "ntfs_1t.img": make_sparse_ntfs,
     "fat32_1t.img": make_sparse_fat32,

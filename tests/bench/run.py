@@ -32,12 +32,18 @@ _VERSIONS = {
     "wimlib": ("wimlib-imagex", "--version"),
     "partclone": ("partclone.ntfs", "--version"),
     "zstd": ("zstd", "--version"),
+    "borg": ("borg", "--version"),
+    "restic": ("restic", "version"),
+    "casync": ("casync", "--version"),
 }
 
 
-def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> int:
-    """Run the cases that the arguments choose and print the report; returns the exit code."""
-    options = _parse(argv, cases)
+def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES, module: str = "run") -> int:
+    """Run the cases that the arguments choose and print the report; returns the exit code.
+
+    ``module`` is what the user started, which the help names.
+    """
+    options = _parse(argv, cases, module)
     chosen = [case for case in cases if not options.only or case.name in options.only]
     results: dict[str, dict[str, Result]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.work or options.corpus) as work:
@@ -59,8 +65,8 @@ def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> in
     return 0 if all(verdict.met for verdict in verdicts) else 1
 
 
-def _parse(argv: Sequence[str] | None, cases: Sequence[Case]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.run", description=__doc__.splitlines()[0])
+def _parse(argv: Sequence[str] | None, cases: Sequence[Case], module: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{module}", description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="directory that tests.bench.corpus filled")
     parser.add_argument("--only", action="append", choices=[case.name for case in cases], help="a case, repeatable")
     parser.add_argument("--repeat", type=int, default=3, help="rounds (3)")
@@ -138,7 +144,8 @@ def report(
 def _case_table(case: Case, results: Mapping[str, Result]) -> list[str]:
     subject = results[case.subject]
     compared = f"time of {case.subject} / this | size of {case.subject} / this"
-    lines = [f"| | time, s | CPU, s | peak, MiB | output, MB | {compared} |", "|---|---|---|---|---|---|---|"]
+    size = "added, MB" if any(contender.start for contender in case.contenders) else "output, MB"
+    lines = [f"| | time, s | CPU, s | peak, MiB | {size} | {compared} |", "|---|---|---|---|---|---|---|"]
     notes = []
     for name, result in results.items():
         if not result.measured:
@@ -152,7 +159,7 @@ def _case_table(case: Case, results: Mapping[str, Result]) -> list[str]:
             _spread(result.of("wall_seconds")),
             _spread(result.of("cpu_seconds")),
             f"{max(result.of('peak_bytes')) / MIB:.0f}",
-            f"{median(result.of('output_bytes')) / 1e6:.1f}",
+            f"{median(result.of('output_bytes')) / 1e6:.2f}",
             *ratios,
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -10,10 +10,22 @@ from pathlib import Path
 import pytest
 
 from sqlimage.units import MIB
+from tests.bench import versions
 from tests.bench.bars import BARS, PEAK_ASKED_BYTES, Bar, judge
 from tests.bench.cases import CASES
-from tests.bench.corpus import select_files, write_random
-from tests.bench.measure import Case, CommandFailed, Contender, Measurement, Result, measure, ratio, run_case, warm
+from tests.bench.corpus import edit_files, select_files, write_random
+from tests.bench.measure import (
+    Case,
+    CommandFailed,
+    Contender,
+    Measurement,
+    Result,
+    filled,
+    measure,
+    ratio,
+    run_case,
+    warm,
+)
 from tests.bench.run import main
 
 
@@ -99,16 +111,47 @@ def test_who_cannot_run_is_out_and_the_others_go_on(corpus: Path, tmp_path: Path
             contender("absent", "true", needs=("no-such-program",)),
             contender("no volume", "true", source="missing.img"),
             contender("unprepared", "true", source="image"),
+            Contender("nothing to add to", ("true",), "volume.img", ("true",), "image"),
+            Contender("never prepared", ("true",), "volume.img", ("true",), "other"),
         ),
         prepare=(contender("image", "echo no >&2; exit 1"),),
     )  # fmt: skip
     results = {one.contender: one for one in run_case(case, corpus, tmp_path / "work", 2, lambda text: None)}
     assert results["good"].measured
     failures = {name: one.failure or "" for name, one in results.items() if not one.measured}
-    assert set(failures) == {"bad", "absent", "no volume", "unprepared"}
+    assert set(failures) == {"bad", "absent", "no volume", "unprepared", "nothing to add to", "never prepared"}
     assert "not installed" in failures["absent"]
     assert "no such volume" in failures["no volume"]
     assert "image could not be made" in failures["unprepared"]
+    assert "image could not be made" in failures["nothing to add to"]
+    assert "other was not prepared" in failures["never prepared"]
+
+
+def test_what_is_added_to_counts_by_its_growth_and_is_fresh_each_time(corpus: Path, tmp_path: Path) -> None:
+    grow = 'test ! -e "$2/new"; cat "$1" "$1" > "$2/new"; mkdir -p "$2/cache"; cp "$1" "$2/cache/again"'
+    store = 'mkdir "$2"; cp "$1" "$2/old"'
+    case = Case(
+        "c", "C", "grows",
+        (
+            Contender("grows", ("sh", "-ec", grow, "sh", "{source}", "{start}"), "volume.img", ("sh",), "store"),
+            Contender("shrinks", ("rm", "{start}/old"), "", ("rm",), "store"),
+        ),
+        prepare=(contender("store", store),),
+    )  # fmt: skip
+    grows, shrinks = run_case(case, corpus, tmp_path / "work", 2, lambda text: None)
+    assert grows.failure is None
+    assert grows.of("output_bytes") == [12_000] * 2
+    assert shrinks.of("output_bytes") == [-6_000] * 2
+
+
+def test_words_of_a_command_are_filled_in() -> None:
+    places = {"out": Path("/o"), "start": Path("/s")}
+    assert filled(("a", "{start}/repo::x", "--to={out}", "{source}"), places) == [
+        "a",
+        "/s/repo::x",
+        "--to=/o",
+        "{source}",
+    ]
 
 
 def test_ratios_pair_the_runs_of_a_round() -> None:
@@ -117,6 +160,7 @@ def test_ratios_pair_the_runs_of_a_round() -> None:
     assert ratio(result("a"), result("b", 1)) is None
     assert ratio(Result("a", failure="gone"), result("b", 1)) is None
     assert ratio(result("a", 1, size=1), result("b", 1, size=0), "output_bytes") is None
+    assert ratio(result("a", 1, size=1), result("b", 1, size=-5), "output_bytes") is None
 
 
 def test_bars() -> None:
@@ -156,6 +200,8 @@ def test_the_cases_and_the_bars_fit_together() -> None:
         assert len(set(names)) == len(names)
         for one in (*case.contenders, *case.prepare):
             assert {"{source}", "{out}"} <= set(one.argv)
+    cases |= {case.name: case for case in versions.CASES}
+    assert len(cases) == len(CASES) + len(versions.CASES)
     for bar in BARS:
         names = [one.name for one in cases[bar.case].contenders]
         assert {bar.subject, bar.peer} <= set(names)
@@ -214,3 +260,24 @@ def test_random_bytes_are_the_same_each_time(tmp_path: Path) -> None:
     write_random(tmp_path / "b", 3 * MIB // 2, 7)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").stat().st_size == 3 * MIB // 2
+
+
+def test_a_second_version_has_files_changed_rewritten_deleted_and_added(tmp_path: Path) -> None:
+    tree, home, extra = tmp_path / "tree", tmp_path / "home", tmp_path / "extra"
+    extra.mkdir()
+    (extra / "added").write_bytes(b"added")
+    tree.mkdir()
+    before = {f"{number:04d}": bytes([number % 251]) * 3000 for number in range(211)}
+    for name, held in before.items():
+        (tree / name).write_bytes(held)
+    edit_files([tree], home, [str(extra)])
+    after = {path.name: path.read_bytes() for path in tree.iterdir()}
+    assert before.keys() - after.keys() == {"0006"}
+    changed = {name: held for name, held in after.items() if held != before[name]}
+    in_place = {name for name, held in changed.items() if held[512:].startswith(b"EDITED-IN-PLACE")}
+    rewritten = {name for name, held in changed.items() if held == b"new head\n" + before[name]}
+    assert in_place == {"0096", "0193"}
+    assert rewritten == {"0030", "0127"}
+    assert changed.keys() == in_place | rewritten
+    assert (home / "new" / str(extra).lstrip("/") / "added").read_bytes() == b"added"
+    assert (home / "new/photo.jpg").stat().st_size == 4 * MIB
