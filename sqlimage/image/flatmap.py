@@ -12,17 +12,17 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from operator import itemgetter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sqlimage.errors import FormatError
+from sqlimage.extent import Int64s
 from sqlimage.image.chunks import Connections
 from sqlimage.image.keys import Key
 from sqlimage.image.lineage import Lineage
 from sqlimage.streams import cluster_map
-from sqlimage.streams.cluster_map import MapRecord
-from sqlimage.streams.control import Control
+from sqlimage.streams.cluster_map import MapTable
 
 WINDOW_CLUSTERS = 4096
 """How much of the map is flattened at a time."""
@@ -66,13 +66,14 @@ class FlatMap:
         self._connections = connections
         self._unit = lineage.links[0].control.bytes_per_cluster
         self.total_clusters = lineage.links[0].control.total_clusters
-        self._reach = reach(lineage)
-        self._by_file: dict[int, tuple[list[int], list[int]]] = {}
+        self._reach = np.array(reach(lineage), dtype=np.int64)
+        self._total_of_link = np.array([link.control.total_clusters for link in lineage.links], dtype=np.int64)
+        self._by_file: dict[int, tuple[list[int], Int64s]] = {}
         """Of each file, the versions of the lineage in it, by number and as indexes into its links."""
-        for index, link in enumerate(lineage.links):
-            versions, links = self._by_file.setdefault(link.file, ([], []))
-            versions.append(link.control.version)
-            links.append(index)
+        for file in dict.fromkeys(link.file for link in lineage.links):
+            links = [index for index, link in enumerate(lineage.links) if link.file == file]
+            versions = [lineage.links[index].control.version for index in links]
+            self._by_file[file] = (versions, np.array(links, dtype=np.int64))
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self._held = 0
         self._turn = 0
@@ -159,73 +160,83 @@ class FlatMap:
         high = min(low + WINDOW_CLUSTERS, self.total_clusters)
         layers = []
         for file, (versions, links) in self._by_file.items():
-            found = cluster_map.in_range_of_many(self._connections[file].mine(), versions, low, high - 1)
-            for link, records in zip(links, found, strict=True):
-                top = min(high, self._reach[link])
-                records = [record for record in records if record.start_cluster < top]
-                if records and top > low:
-                    check_records(self._lineage.files[file].path, self._lineage.links[link].control, records)
-                    layers.append((link, file, top, records))
+            owner, table = cluster_map.in_range_of_many(self._connections[file].mine(), versions, low, high - 1)
+            if len(table):
+                self._check_disjoint(file, owner, table, links)
+                link = links[owner]
+                top = np.minimum(self._reach[link], high)
+                shown = np.maximum(table.start, low) < top
+                layers.append(_Layer(file, link, table, top, shown))
         self._check()
-        layers.sort(key=itemgetter(0))
         if not layers:
             return _EMPTY
-        if len(layers) == 1:
-            return self._single(*layers[0][1:], low)
         return self._painted(layers, low, high)
 
-    def _single(self, file: int, high: int, records: list[MapRecord], low: int) -> Window:
-        kept = [record for record in records if record.data is not None]
-        start = [max(record.start_cluster, low) for record in kept]
+    def _check_disjoint(self, file: int, owner: Int64s, table: MapTable, links: Int64s) -> None:
+        """Raise :class:`~sqlimage.errors.FormatError` unless the records of each version are in order, disjoint, and
+        within its medium."""
+        path = self._lineage.files[file].path
+        same = owner[1:] == owner[:-1]
+        wrong = (same & (table.start[1:] <= table.end[:-1])) | (table.end[1:] < table.start[1:])
+        if wrong.any() or table.end[0] < table.start[0]:
+            place = table.start[1:][wrong][0] if wrong.any() else table.start[0]
+            raise FormatError(f"{path}: cluster map records overlap at cluster {place}")
+        beyond = table.end >= self._total_of_link[links[owner]]
+        if beyond.any():
+            raise FormatError(f"{path}: the cluster map reaches to cluster {table.end[beyond][0]}, beyond the medium")
+
+    def _painted(self, layers: list[_Layer], low: int, high: int) -> Window:
+        """The oldest version is painted first, each newer one over it."""
+        link = np.concatenate([layer.link[layer.shown] for layer in layers])
+        order = np.argsort(-link, kind="stable")
+        file = np.concatenate([np.full(int(layer.shown.sum()), layer.file) for layer in layers])[order]
+        start, end, data, offset = (
+            np.concatenate(columns)[order] for columns in zip(*(layer.columns() for layer in layers), strict=True)
+        )
+        first = np.maximum(start, low)
+        origin = offset - start * self._unit  # constant along a record
+        if len(link) and (link == link[0]).all():
+            kept = data != ZEROS
+            first, end, origin, data, file = first[kept], end[kept], origin[kept], data[kept], file[kept]
+        else:
+            owner = np.full(high - low, -1, dtype=np.int64)
+            count = end - first
+            place = np.repeat(first - low - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+            owner[place] = np.repeat(np.arange(len(first)), count)  # of equal places the last one counts
+            border = np.flatnonzero(np.diff(owner)) + 1
+            begin = np.concatenate(([0], border))
+            stop = np.concatenate((border, [high - low]))
+            row = owner[begin]
+            kept = row >= 0
+            kept[kept] = data[row[kept]] != ZEROS
+            row = row[kept]
+            first, end = begin[kept] + low, stop[kept] + low
+            origin, data, file = origin[row], data[row], file[row]
         return Window(
-            start,
-            [min(record.end_cluster + 1, high) for record in kept],
-            [file] * len(kept),
-            [record.data or ZEROS for record in kept],
-            [
-                record.data_offset + (at - record.start_cluster) * self._unit
-                for at, record in zip(start, kept, strict=True)
-            ],
+            first.tolist(), end.tolist(), file.tolist(), data.tolist(), (origin + first * self._unit).tolist()
         )
 
-    def _painted(self, layers: list[tuple[int, int, int, list[MapRecord]]], low: int, high: int) -> Window:
-        """Several versions: the oldest is painted first, each newer one over it."""
-        data = np.zeros(high - low, dtype=np.int64)
-        file = np.zeros(high - low, dtype=np.int64)
-        origin = np.zeros(high - low, dtype=np.int64)
-        for _, layer, top, records in reversed(layers):
-            for record in records:
-                part = slice(max(record.start_cluster, low) - low, min(record.end_cluster + 1, top) - low)
-                data[part] = record.data or ZEROS
-                file[part] = layer
-                # Constant along a record, so that a border is wherever a column changes.
-                origin[part] = record.data_offset - record.start_cluster * self._unit
-        changes = (np.diff(data) != 0) | (np.diff(file) != 0) | (np.diff(origin) != 0)
-        first = np.concatenate(([0], np.flatnonzero(changes) + 1))
-        last = np.concatenate((first[1:], [high - low]))
-        kept = data[first] != ZEROS
-        first, last = first[kept], last[kept]
-        return Window(
-            (first + low).tolist(),
-            (last + low).tolist(),
-            file[first].tolist(),
-            data[first].tolist(),
-            (origin[first] + (first + low) * self._unit).tolist(),
-        )
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Records of one file in a window."""
+
+    file: int
+    link: Int64s
+    """Of each record, the version it belongs to, as an index into the lineage."""
+    table: MapTable
+    top: Int64s
+    """Up to where it shows."""
+    shown: NDArray[np.bool_]
+
+    def columns(self) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+        """Start, end (not included), data and offset of the records that show."""
+        table, shown = self.table, self.shown
+        end = np.minimum(table.end + 1, self.top)
+        return table.start[shown], end[shown], table.data[shown], table.data_offset[shown]
 
 
 def reach(lineage: Lineage) -> list[int]:
     """How far each version of a lineage shows (clusters): what a shorter one does not have reads as zeros, also where
     an ancestor of it has something."""
     return list(accumulate((link.control.total_clusters for link in lineage.links), min))
-
-
-def check_records(path: str, version: Control, records: list[MapRecord]) -> None:
-    """Raise :class:`~sqlimage.errors.FormatError` unless records are in order, disjoint, and within the medium."""
-    at = -1
-    for record in records:
-        if record.start_cluster <= at or record.end_cluster < record.start_cluster:
-            raise FormatError(f"{path}: cluster map records overlap at cluster {record.start_cluster}")
-        at = record.end_cluster
-    if at >= version.total_clusters:
-        raise FormatError(f"{path}: the cluster map reaches to cluster {at}, beyond the medium")

@@ -37,12 +37,25 @@ class Lineage:
         self.links = [Link(0, version)]
         self.arranged = [arrangement.read(database)]
         """What each file said of its arrangement before anything else was read from it."""
+        self._file_of = dict.fromkeys(control.uuids(database), 0)
 
     def add_file(self, database: Database, arranged: object) -> int:
         """Take over a file; its index."""
         self.arranged.append(arranged)
         self.files.append(database)
-        return len(self.files) - 1
+        number = len(self.files) - 1
+        for uuid in control.uuids(database):
+            self._file_of.setdefault(uuid, number)
+        return number
+
+    def find(self, uuid: str, near: int) -> Link | None:
+        """A version in one of the files, looked for in file ``near`` first."""
+        for number in (near, self._file_of.get(uuid)):
+            if number is not None:
+                found = control.by_uuid(self.files[number], uuid)
+                if found is not None:
+                    return Link(number, found)
+        return None
 
     def from_link(self, first: int) -> Lineage:
         """The lineage of an ancestor, ``links[first]``, over the same files; it is not to be closed."""
@@ -86,11 +99,9 @@ def _parent(lineage: Lineage, search: Sequence[str]) -> Link:
     child, files = lineage.links[-1], lineage.files
     wanted = child.control.parent_uuid
     assert wanted is not None
-    # Nearly always it is in the child's own file, or in the one that was opened last.
-    for number in dict.fromkeys((child.file, *reversed(range(len(files))))):
-        found = control.by_uuid(files[number], wanted)
-        if found is not None:
-            return Link(number, found)
+    here = lineage.find(wanted, child.file)
+    if here is not None:
+        return here
     path = files[child.file].path
     looked = []
     for candidate in candidates(path, child.control.parent_name, search):

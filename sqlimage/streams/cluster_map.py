@@ -69,26 +69,26 @@ class MapTable:
 
 def in_range(database: Database, version: int, start_cluster: int, end_cluster: int) -> list[MapRecord]:
     """The version's own records that touch ``start_cluster .. end_cluster``, by place."""
-    return _touching(database, database.rows(_RANGE, [version, start_cluster, end_cluster]), start_cluster)
-
-
-def in_range_of_many(
-    database: Database, versions: Sequence[int], start_cluster: int, end_cluster: int
-) -> list[list[MapRecord]]:
-    """As :func:`in_range` for several versions of one file, in their order, in one statement."""
-    rows: list[list[Row]] = [[] for _ in versions]
-    for number, *row in database.rows(_RANGE_OF_MANY, [json.dumps(versions), start_cluster, end_cluster]):
-        rows[number].append(tuple(row))
-    return [_touching(database, found, start_cluster) for found in rows]
-
-
-def _touching(database: Database, rows: list[Row], start_cluster: int) -> list[MapRecord]:
-    """Checked records, without the one that may end before the range."""
+    rows = database.rows(_RANGE, [version, start_cluster, end_cluster])
     found = [MapRecord(*typed(database.path, "cluster_map", _TYPES, row)) for row in rows]
     for record in found:
         if record.data_offset < 0 or (record.data is not None and record.data < 1):
             raise FormatError(f"{database.path}: the cluster map record at {record.start_cluster} is out of range")
     return [record for record in found if record.end_cluster >= start_cluster]
+
+
+def in_range_of_many(
+    database: Database, versions: Sequence[int], start_cluster: int, end_cluster: int
+) -> tuple[Int64s, MapTable]:
+    """As :func:`table_in_range` for several versions of one file, one after the other, in one statement; and for each
+    record the index of its version."""
+    found = database.rows(_RANGE_OF_MANY, [json.dumps(versions), start_cluster, end_cluster])
+    table = _as_table(database, [row[1:] for row in found])
+    owner = np.array([row[0] for row in found], dtype=np.int64)
+    keep = table.end >= start_cluster
+    if not keep.all():
+        owner, table = owner[keep], MapTable(*(column[keep] for column in table.columns()))
+    return owner, table
 
 
 def next_mapped(database: Database, version: int, cluster: int) -> int | None:

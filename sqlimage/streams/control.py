@@ -168,6 +168,11 @@ def volumes(database: Database, control: Control) -> list[Volume]:
     return found
 
 
+def uuids(database: Database) -> list[str]:
+    """The UUIDs of all versions of the file."""
+    return [str(row[0]) for row in database.query("SELECT uuid FROM control")]
+
+
 def by_uuid(database: Database, uuid: str) -> Control | None:
     """The version with that UUID, if this file holds it; checked."""
     row = database.row(f"{_SELECT_CONTROL} WHERE uuid = ?", [uuid])
