@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sqlimage.image.describe import FileColumns
 
 Stream = tuple[int, str]
 """Record and stream of a content."""
-Places = Sequence[tuple[int, int, int]]
-"""Extents of a content, by place in it: file offset, start and length in clusters."""
+Extent = tuple[int, str, int, int, int]
+"""Record and stream of a content, place in it, start and length in clusters."""
 _DIRECTORY, _METADATA = "directory", "metadata"
 
 
@@ -45,22 +46,52 @@ def count_actions(changes: Iterable[Change]) -> dict[str, int]:
     return {action: counted[action] for action in ACTIONS}
 
 
+class Places:
+    """Where all contents of a volume lie, by content and by place in it."""
+
+    def __init__(self, extents: Iterable[Extent]) -> None:
+        self.extents = sorted(extents)
+
+    def of(self, content: Stream) -> list[tuple[int, int, int]]:
+        """The extents of a content: place in it, start and length in clusters. Empty where it has none."""
+        at, found = bisect_left(self.extents, content), []
+        while at < len(self.extents) and self.extents[at][:2] == content:
+            found.append(self.extents[at][2:])
+            at += 1
+        return found
+
+    def contents(self) -> set[Stream]:
+        """Those that lie anywhere."""
+        return {extent[:2] for extent in self.extents}
+
+    def moved_since(self, before: Places) -> set[Stream]:
+        """The contents whose extents differ, those that are new or gone included."""
+        return {extent[:2] for extent in set(self.extents) ^ set(before.extents)}
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """The files of a volume before or after: rows by path, extents by content."""
 
     rows: dict[str, FileColumns]
     """The column of the version does not count: it is 0."""
-    places: Mapping[Stream, Places]
+    places: Places
 
-    def content(self, row: FileColumns) -> Places:
-        return self.places.get((row[6], row[7]), ())
+    @classmethod
+    def empty(cls) -> Side:
+        return cls({}, Places([]))
+
+    def content(self, row: FileColumns) -> list[tuple[int, int, int]]:
+        """Where the content of a name lies."""
+        return self.places.of((row[6], row[7])) if row[6] is not None else []
 
 
-def changed_rows(before: Side, after: Side, touched: Collection[Stream]) -> dict[str, FileColumns]:
-    """Path and new row of every name that is new or differs, by path. ``touched`` are contents that were written to."""
+def changed_rows(
+    before: Side, after: Side, touched: Collection[Stream], moved: Collection[Stream]
+) -> dict[str, FileColumns]:
+    """Path and new row of every name that is new or differs, by path. ``touched`` are contents that were written to,
+    ``moved`` those that lie elsewhere."""
     changed = dict(after.rows.items() - before.rows.items())
-    moved = moved_contents(before, after)
     if moved or touched:
         for path, row in after.rows.items():
             content = (row[6], row[7])
@@ -68,12 +99,6 @@ def changed_rows(before: Side, after: Side, touched: Collection[Stream]) -> dict
             if content in moved or (content in touched and row[9] is None and row[3] != _DIRECTORY):
                 changed[path] = row
     return dict(sorted(changed.items()))
-
-
-def moved_contents(before: Side, after: Side) -> set[Stream]:
-    """The contents that lie elsewhere than they did, or are new."""
-    known = before.places
-    return {content for content, where in after.places.items() if known.get(content) != where}
 
 
 def story(before: Side, after: Side, changed: Mapping[str, FileColumns], touched: Collection[Stream]) -> list[Change]:

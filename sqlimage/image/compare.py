@@ -8,11 +8,12 @@ anywhere whole, is decoded and compared cluster by cluster.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,7 +29,7 @@ from sqlimage.image.chunks import Connections, fetch
 from sqlimage.image.lineage import Lineage
 from sqlimage.streams import data
 from sqlimage.streams.cluster_map import MapTable
-from sqlimage.units import MIB, Progress
+from sqlimage.units import MIB
 
 _TASK_BYTES = 4 * MIB
 """Content that a worker takes at a time."""
@@ -47,84 +48,91 @@ class Comparison:
     """Clusters of a medium beside those of a version."""
 
     changed: Runs
-    """What is to be taken from the medium differs there, or the version has nothing but zeros there."""
+    """What is to be taken from the medium differs there."""
     gone: Runs
     """The version has data there, and nothing is taken from the medium."""
     backed: Runs
     """Where the version has data."""
-    read_bytes: int
 
 
-def compare(
-    device: BlockDevice,
-    wanted: Runs,
-    lineage: Lineage,
-    connections: list[Connections],
-    *,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> Comparison:
-    """Compare the clusters ``wanted`` of a medium with a version; all others of the medium count as zeros.
+class Comparing:
+    """A medium beside a version, in two steps: :meth:`look_at_map` needs no knowledge of the medium and can be done
+    while that is inspected, by one thread; then :meth:`finish`.
 
-    Raises :class:`~sqlimage.errors.FormatError` where the version's map contradicts itself or a content of it fails its
-    digest, and :class:`~sqlimage.errors.DeviceError` where the medium cannot be read.
+    Both raise :class:`~sqlimage.errors.FormatError` where the version's map contradicts itself or a content of it fails
+    its digest, and :class:`~sqlimage.errors.DeviceError` where the medium cannot be read.
     """
-    work = _Comparing(device, wanted, lineage, connections)
-    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="compare")
-    window: deque[Future[Int64s]] = deque()
-    found: list[Int64s] = []
-    total = wanted.total * work.unit
 
-    def take_oldest() -> None:
-        found.append(window.popleft().result())
-        if progress:
-            progress(min(work.read_bytes, total), total)
-
-    try:
-        for task in work.tasks():
-            window.append(pool.submit(work.run, task))
-            if len(window) > _TASKS_AHEAD:
-                take_oldest()
-        while window:
-            take_oldest()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    clusters = np.concatenate(found) if found else np.empty(0, dtype=np.int64)
-    changed = Runs.from_arrays(clusters, np.ones(len(clusters), dtype=np.int64))
-    return Comparison(changed, work.backed.subtract(wanted), work.backed, work.read_bytes)
-
-
-class _Comparing:
-    def __init__(self, device: BlockDevice, wanted: Runs, lineage: Lineage, connections: list[Connections]) -> None:
+    def __init__(
+        self,
+        device: BlockDevice,
+        lineage: Lineage,
+        connections: list[Connections],
+        *,
+        threads: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """``progress`` is told the bytes that were read."""
         self.unit = lineage.links[0].control.bytes_per_cluster
         self._device = device
-        self._wanted = wanted
         self._lineage = lineage
         self._connections = connections
+        self._threads = threads or os.cpu_count() or 1
+        self._progress = progress
         self._local = threading.local()
-        self.backed = Runs.empty()
-        self.read_bytes = 0
-        self._coming = iter(wanted)
+        self._backed = Runs.empty()
+        self._differing: list[Int64s] = []
+        self._read_bytes = 0
+        self._coming: Iterator[tuple[int, int]] = iter(())
         self._announced = 0
         """The cluster up to which the device was told what will be read."""
+        self._is_stopped = False
 
-    def tasks(self) -> Iterator[list[Chunk] | Runs]:
-        """The work: contents with their places, and then what the version has no data for."""
-        for table in effective.pages(self._lineage, self._connections):
-            keep = table.data > 0
-            start, end = table.start[keep], table.end[keep] + 1
-            self.backed = self.backed.union(Runs.from_arrays(start, end - start))
-            yield from self._chunks(
-                _within(self._wanted, start, end, table.data[keep], table.data_offset[keep], self.unit)
-            )
-        has_data = Runs.of(
+    def look_at_map(self) -> None:
+        """Compare the places where the version's contents should lie."""
+        self._differing += self._run(self._contents())
+
+    def stop(self) -> None:
+        """Have :meth:`look_at_map` end early, in whichever thread; what it found is of no use then."""
+        self._is_stopped = True
+
+    def finish(self, wanted: Runs) -> Comparison:
+        """Compare where the version has nothing, too. What is not ``wanted`` of the medium (clusters) counts as
+        zeros."""
+        data = Runs.of(
             (e.offset_bytes, e.length_bytes) for e in self._device.extents(0, self._device.size_bytes) if e.is_data
         ).widen(self.unit)
-        fresh = self._wanted.subtract(self.backed).intersect(
-            Runs(has_data.start // self.unit, has_data.length // self.unit)
-        )
-        step = _TASK_BYTES // self.unit
-        yield from _in_steps(fresh, step)
+        fresh = wanted.subtract(self._backed).intersect(Runs(data.start // self.unit, data.length // self.unit))
+        self._coming, self._announced = iter(fresh), 0
+        found = self._run(_in_steps(fresh, _TASK_BYTES // self.unit))
+        changed = _single(self._differing).intersect(wanted).union(_single(found))
+        return Comparison(changed, self._backed.subtract(wanted), self._backed)
+
+    def _run(self, tasks: Iterable[list[Chunk] | Runs]) -> list[Int64s]:
+        """The clusters that differ, of all tasks."""
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compare")
+        window: deque[Future[Int64s]] = deque()
+        found: list[Int64s] = []
+        try:
+            for task in tasks:
+                window.append(pool.submit(self._look, task))
+                if len(window) > _TASKS_AHEAD:
+                    found.append(window.popleft().result())
+                    if self._progress:
+                        self._progress(self._read_bytes)
+            found += [future.result() for future in window]
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return found
+
+    def _contents(self) -> Iterator[list[Chunk]]:
+        """The contents of the version with their places."""
+        for table in effective.pages(self._lineage, self._connections):
+            keep = table.data > 0
+            backed = Runs.from_arrays(table.start[keep], (table.end - table.start + 1)[keep])
+            self._backed = self._backed.union(backed)
+            self._coming = itertools.chain(self._coming, backed)
+            yield from self._chunks(MapTable(*(column[keep] for column in table.columns())))
 
     def _chunks(self, table: MapTable) -> Iterator[list[Chunk]]:
         """The contents of a page of the map, in the order of their first places, about a task's worth at a time."""
@@ -141,6 +149,8 @@ class _Comparing:
         held = 0
         bounds = list(pairwise(first.tolist()))
         for n in np.argsort(places, kind="stable").tolist():
+            if self._is_stopped:
+                return
             low, high = bounds[n]
             number = int(key[low])
             name, length = known[number]
@@ -187,33 +197,33 @@ class _Comparing:
             self._device.prefetch(start * self.unit, count * self.unit)
             self._announced = start + count
 
-    def run(self, task: list[Chunk] | Runs) -> Int64s:
+    def _look(self, task: list[Chunk] | Runs) -> Int64s:
         """The clusters of a task that differ."""
         if isinstance(task, Runs):
             differing = [self._not_zero(start, count) for start, count in task]
         else:
-            differing = [part for chunk in task for part in self._differing(chunk)]
+            differing = [part for chunk in task for part in self._differing_of(chunk)]
         return np.concatenate(differing) if differing else np.empty(0, dtype=np.int64)
 
     def _not_zero(self, start: int, count: int) -> Int64s:
         content = self._read(start, count, self._buffer(count * self.unit))
         return np.flatnonzero(content.reshape(count, -1).any(axis=1)) + start
 
-    def _differing(self, chunk: Chunk) -> Iterator[Int64s]:
+    def _differing_of(self, chunk: Chunk) -> Iterator[Int64s]:
         key, name, length, segments = chunk
         whole = self._gathered(length, segments)
-        if whole is not None and digest(whole) == name:
-            expected = whole
-        elif whole is not None or segments:
-            expected = memoryview(fetch(self._connections, effective.key_of(key)))
-        is_same = whole is not None and expected is whole
+        is_same = whole is not None and digest(whole) == name
+        expected = whole if is_same else fetch(self._connections, effective.key_of(key))
+        assert expected is not None
         reached = 0
         for start, count, offset in segments:
-            if offset + count * self.unit > len(expected):
+            if offset + count * self.unit > len(expected) or offset % self.unit:
                 raise DamagedError(f"{self._lineage.files[0].path}: a map record reaches beyond its content")
+            end = offset + count * self.unit
             if is_same and offset == reached:  # it is what was digested
-                reached += count * self.unit
+                reached = end
                 continue
+            reached = max(reached, end)
             content = self._read(start, count, self._second(count * self.unit))
             wanted = np.frombuffer(expected, dtype=np.uint64, count=count * self.unit // 8, offset=offset)
             if not (content == wanted).all():
@@ -223,18 +233,18 @@ class _Comparing:
         """The content as it lies on the medium, by the first place of each part of it; None where it is not whole."""
         reached = 0
         for _, count, offset in segments:
-            if offset == reached:
-                reached += count * self.unit
-            elif offset + count * self.unit > reached:
+            if offset > reached or offset % self.unit:
                 return None
+            reached = max(reached, offset + count * self.unit)
         if reached != length:
             return None
         view = self._buffer(length)
         reached = 0
         for start, count, offset in segments:
-            if offset == reached:
-                self._read(start, count, view[reached : reached + count * self.unit])
-                reached += count * self.unit
+            end = offset + count * self.unit
+            if end > reached:
+                self._read(start + (reached - offset) // self.unit, (end - reached) // self.unit, view[reached:end])
+                reached = end
         return view
 
     def _read(self, start: int, count: int, view: memoryview) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
@@ -247,7 +257,7 @@ class _Comparing:
             self._device.read_into(at, view[: length - beyond])
             if beyond:
                 view[length - beyond :] = bytes(beyond)
-        self.read_bytes += length
+        self._read_bytes += length
         return np.frombuffer(view, dtype=np.uint64)
 
     def _buffer(self, length: int) -> memoryview:
@@ -265,18 +275,10 @@ class _Comparing:
         return memoryview(buffer)[:length]
 
 
-def _within(wanted: Runs, start: Int64s, end: Int64s, key: Int64s, offset: Int64s, unit: int) -> MapTable:
-    """The parts of map records (``end`` not included) that lie in ``wanted``."""
-    if not len(wanted) or not len(start):
-        none = np.empty(0, dtype=np.int64)
-        return MapTable(none, none, none, none)
-    first = np.searchsorted(wanted.end, start, side="right")
-    last = np.searchsorted(wanted.start, end, side="left")
-    parts = np.maximum(last - first, 0)
-    row = np.repeat(np.arange(len(start)), parts)
-    run = np.repeat(first - np.concatenate(([0], np.cumsum(parts)[:-1])), parts) + np.arange(len(row))
-    low, high = np.maximum(start[row], wanted.start[run]), np.minimum(end[row], wanted.end[run])
-    return MapTable(low, high - 1, key[row], offset[row] + (low - start[row]) * unit)
+def _single(found: list[Int64s]) -> Runs:
+    """Runs of single clusters."""
+    clusters = np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+    return Runs.from_arrays(clusters, np.ones(len(clusters), dtype=np.int64))
 
 
 def _in_steps(runs: Runs, step: int) -> Iterator[Runs]:

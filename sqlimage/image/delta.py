@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 import numpy as np
 
 from sqlimage.errors import InconsistentVolume
 from sqlimage.extent import Int64s, Runs
-from sqlimage.filesystem.contract import HOLE, ContentFlag, Contents, read_all
+from sqlimage.filesystem.contract import HOLE, ContentFlag, Contents, Scan, read_all
 from sqlimage.filesystem.probe import open_file_system
-from sqlimage.image.changes import Change, Places, Side, Stream, changed_rows, moved_contents, story
+from sqlimage.image.changes import Change, Places, Side, Stream, changed_rows, story
 from sqlimage.image.describe import Key, extent_rows, file_rows, storable_streams
 from sqlimage.image.medium import PAGE_FILES, Medium, SourceVolume
 from sqlimage.media.window import Window
@@ -46,30 +46,28 @@ class Delta:
         if found is None:
             rows = files.every_row(self._database, self._number_before, volume)
             extents = files.every_extent(self._database, self._number_before, volume)
-            found = self._known[volume] = Side({row[2]: row for row in rows}, by_content(extents))
+            found = self._known[volume] = Side({row[2]: row for row in rows}, Places(extents))
         return found
 
     def compare(
-        self,
-        volume: int,
-        after: Side,
-        extents: Iterable[tuple[int, int, int, str, int, int, int]],
-        touched: set[Stream],
+        self, volume: int, after: Side, touched: Collection[Stream] = (), moved: Collection[Stream] | None = None
     ) -> None:
-        """Take up what a volume's files are now; ``extents`` are the rows that ``after`` has its places from, and
-        ``touched`` the contents on clusters that differ."""
+        """Take up what a volume's files are now. ``touched`` are the contents on clusters that differ, ``moved`` those
+        that lie elsewhere, if that is known already."""
         before = self.before(volume)
-        changed = changed_rows(before, after, touched)
+        if moved is None:
+            moved = after.places.moved_since(before.places)
+        changed = changed_rows(before, after, touched, moved)
         gone = [row for path, row in before.rows.items() if path not in after.rows]
         self.changes += story(before, after, changed, touched)
         number = self._number
         self._rows += [(number, *row[1:]) for row in changed.values()]
         self._deleted += [(number, volume, row[2], row[6], row[7]) for row in gone]
         # A content with any row of this version has all its extents here too: the ancestors' no longer count.
-        told = {(row[6], row[7]) for row in (*changed.values(), *gone)}
-        told |= moved_contents(before, after)
-        self._extents += [(number, *row[1:]) for row in extents if (row[2], row[3]) in told]
-        vanished = before.places.keys() - after.places.keys() - told
+        told = {(row[6], row[7]) for row in (*changed.values(), *gone)} | set(moved)
+        self._extents += [(number, volume, *row) for row in after.places.extents if row[:2] in told]
+        named = {(row[6], row[7]) for row in (*changed.values(), *gone)}
+        vanished = [content for content in moved if content not in named and not after.places.of(content)]
         self._deleted += [(number, volume, path, *content) for path, content in _hiding(vanished, before, after)]
 
     def write(self, database: Database, allocated: Runs) -> None:
@@ -104,7 +102,7 @@ class Observed:
         for volume in self._volumes:
             self._look_at(volume, written)
         for number in set(numbers) - {volume.source.number for volume in self._volumes}:
-            self._delta.compare(number, Side({}, {}), [], set())
+            self._delta.compare(number, Side.empty())
 
     def allocated(self) -> Runs:
         """The bitmap, in clusters."""
@@ -124,8 +122,8 @@ class Observed:
             touched = {(record, volume.streams[row]) for record, row in zip(records, hit, strict=True)}
             digests = self._digests(volume, set(hit))
             self.digests.update({(number, row): digest for row, digest in digests.items()})
-        after = Side({row[2]: row for row in file_rows(source, 0, self.digests)}, volume.places)
-        self._delta.compare(number, after, volume.extents, touched)
+            volume.set_digests({row: digests.get(row) for row in (*hit, *volume.unknown)})
+        self._delta.compare(number, Side({row[2]: row for row in volume.rows}, volume.places), touched, volume.moved)
 
     def _digests(self, volume: _Volume, touched: set[int]) -> dict[int, bytes]:
         """A digest for each content that had one and is as it was, or can be read now."""
@@ -159,8 +157,8 @@ class _Volume:
 
     def __init__(self, before: Side, medium: Medium, source: SourceVolume) -> None:
         self.source = source
-        self.extents = list(extent_rows(medium, source, 0))
-        self.places = by_content((row[2], row[3], row[4], row[5], row[6]) for row in self.extents)
+        self.places = Places(row[2:] for row in extent_rows(medium, source, 0))
+        self.moved = self.places.moved_since(before.places)
         self.streams: list[str] = []
         self.readable: set[int] = set()
         """Contents that have a digest when they can be read."""
@@ -169,9 +167,12 @@ class _Volume:
         self.unknown: list[int] = []
         """Those that have to be read in any case."""
         self.page_files: set[int] = set()
-        if source.scan is None:
-            return
-        contents, entries = source.scan.contents, source.scan.entries
+        if source.scan is not None:
+            self._look_at_contents(before, source.scan)
+        self.rows = file_rows(source, 0, self.known)
+
+    def _look_at_contents(self, before: Side, scan: Scan) -> None:
+        contents, entries = scan.contents, scan.entries
         self.streams = storable_streams(contents.stream)
         self.page_files = {
             int(content)
@@ -179,26 +180,37 @@ class _Volume:
             if len(path) <= _LONGEST_PAGE_FILE and path.casefold() in PAGE_FILES
         }
         old_rows = {(row[6], row[7]): row for row in before.rows.values()}
+        run_owner = contents.run_owner()[contents.run_offset != HOLE]
         wanted = (
-            (contents.size_bytes > 0) & (contents.flags & _UNREAD == 0) & (hole_bytes(contents) <= _MOST_DIGESTED_HOLE)
+            (contents.size_bytes > 0)
+            & (contents.flags & _UNREAD == 0)
+            & (hole_bytes(contents) <= _MOST_DIGESTED_HOLE)
+            & (np.bincount(run_owner, minlength=len(contents)) > 0)  # else it is nothing but holes
         )
-        columns = zip(contents.record.tolist(), self.streams, contents.size_bytes.tolist(), strict=True)
-        for row, (is_wanted, content) in enumerate(zip(wanted.tolist(), columns, strict=True)):
-            if not is_wanted:
-                continue
-            name = content[:2]
-            where = self.places.get(name)
-            if where is None:  # nothing but holes
-                continue
-            self.readable.add(row)
-            old = old_rows.get(name)
-            if old is None or old[4] != content[2] or before.places.get(name) != where:
+        rows = np.flatnonzero(wanted)
+        self.readable.update(rows.tolist())
+        sizes, records = contents.size_bytes[rows].tolist(), contents.record[rows].tolist()
+        for row, record, size in zip(rows.tolist(), records, sizes, strict=True):
+            content = (record, self.streams[row])
+            old = old_rows.get(content)
+            if old is None or old[4] != size or content in self.moved:
                 self.unknown.append(row)
             elif old[9] is not None:
                 self.known[row] = old[9]
 
+    def set_digests(self, digests: Mapping[int, bytes | None]) -> None:
+        """Digests of contents, by row, that were found out since."""
+        if self.source.scan is None or not digests:
+            return
+        content = self.source.scan.entries.content
+        for n in np.flatnonzero(np.isin(content, np.fromiter(digests, dtype=np.int64, count=len(digests)))).tolist():
+            row = self.rows[n]
+            if row[3] != _DIRECTORY and row[4] and int(content[n]) not in self.source.scan.contents.inline_digest:
+                self.rows[n] = (*row[:9], digests[int(content[n])])
+
 
 _LONGEST_PAGE_FILE = max(map(len, PAGE_FILES))
+_DIRECTORY = "directory"
 
 
 def _hiding(vanished: Iterable[Stream], before: Side, after: Side) -> Iterator[tuple[str, Stream]]:
@@ -226,16 +238,3 @@ def hole_bytes(contents: Contents) -> Int64s:
     holes = contents.run_offset == HOLE
     total = np.bincount(contents.run_owner()[holes], weights=contents.run_length[holes], minlength=len(contents))
     return total.astype(np.int64)
-
-
-def by_content(rows: Iterable[tuple[int, str, int, int, int]]) -> dict[Stream, Places]:
-    """Extents (record, stream, file offset, start, length) by the content they belong to."""
-    found: dict[Stream, list[tuple[int, int, int]]] = {}
-    for record, stream, place, start, clusters in rows:
-        content = (record, stream)
-        where = found.get(content)
-        if where is None:
-            found[content] = [(place, start, clusters)]
-        else:
-            where.append((place, start, clusters))
-    return found  # type: ignore[return-value]

@@ -3,6 +3,7 @@ for version 1, an edit for its own when it is sealed."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 
@@ -65,34 +66,36 @@ def _hidden_sectors(medium: Medium, volume: SourceVolume, given: int | None) -> 
     return volume.facts.hidden_sectors if volume.facts else None
 
 
-def file_rows(volume: SourceVolume, version: int, digests: Mapping[Key, bytes]) -> Iterator[FileColumns]:
-    """The names of one volume as rows of ``file``, by path; ``digests`` are those of contents that were hashed."""
+def file_rows(volume: SourceVolume, version: int, digests: Mapping[int, bytes]) -> list[FileColumns]:
+    """The names of one volume as rows of ``file``, in the order of its scan; ``digests`` are those of contents that
+    were hashed, by their row."""
     if volume.scan is None:
-        return
+        return []
     entries, contents = volume.scan.entries, volume.scan.contents
-    paths = storable(entries.path)
     seconds = entries.modified_ns // 1_000_000_000
     times = np.datetime_as_string(seconds.astype("datetime64[s]")).tolist()
     has_time = (entries.modified_ns != NO_TIME).tolist()
-    kinds = [KIND_NAMES[EntryKind(kind)] for kind in range(1, len(EntryKind) + 1)]
-    kind, row, record = entries.kind.tolist(), entries.content.tolist(), entries.record.tolist()
-    sizes, attributes, number = contents.size_bytes.tolist(), entries.attributes.tolist(), volume.number
-    inline, streams = contents.inline_digest, storable_streams(contents.stream)
-    for n in sorted(range(len(paths)), key=paths.__getitem__):
-        at = row[n]
-        is_file = kind[n] != EntryKind.DIRECTORY
-        yield (
-            version,
-            number,
-            paths[n],
-            kinds[kind[n] - 1],
-            (sizes[at] if at >= 0 else 0) if is_file else None,
-            times[n] + "Z" if has_time[n] else None,
-            record[n],
-            streams[at] if at >= 0 else "",
-            attributes[n],
-            (digests.get((number, at)) or inline.get(at)) if is_file and at >= 0 and sizes[at] else None,
-        )
+    kinds = ["", *(KIND_NAMES[EntryKind(kind)] for kind in range(1, len(EntryKind) + 1))]
+    row, is_directory = entries.content.tolist(), (entries.kind == EntryKind.DIRECTORY).tolist()
+    # One more for names without a content, whose row is -1.
+    sizes, streams = [*contents.size_bytes.tolist(), 0], [*storable_streams(contents.stream), ""]
+    known: list[bytes | None] = [None] * len(sizes)
+    for at, digest in (*contents.inline_digest.items(), *digests.items()):
+        known[at] = digest
+    columns = zip(
+        itertools.repeat(version),
+        itertools.repeat(volume.number),
+        storable(entries.path),
+        [kinds[kind] for kind in entries.kind.tolist()],
+        [None if no_size else sizes[at] for at, no_size in zip(row, is_directory, strict=True)],
+        [time + "Z" if has else None for time, has in zip(times, has_time, strict=True)],
+        entries.record.tolist(),
+        [streams[at] for at in row],
+        entries.attributes.tolist(),
+        [known[at] if sizes[at] and not no_size else None for at, no_size in zip(row, is_directory, strict=True)],
+        strict=False,
+    )
+    return list(columns)
 
 
 def extent_rows(medium: Medium, volume: SourceVolume, version: int) -> Iterator[ExtentColumns]:

@@ -16,7 +16,7 @@ from sqlimage.image.writing import writing
 from sqlimage.journey import presets
 from sqlimage.journey.child import ChildCapture, Target
 from sqlimage.journey.encode import Encoder
-from sqlimage.journey.plan import make_plan
+from sqlimage.journey.plan import Plan, make_plan
 from sqlimage.journey.pour import pour
 from sqlimage.journey.presets import Preset
 from sqlimage.journey.story import CaptureReport, Parent, Story
@@ -204,13 +204,20 @@ class _Child:
         self._parent = parent
         self._target = target
         self._wishes = wishes
-        inspected = inspect(source.device, partition=source.partition, keep_page_files=wishes.keep_page_files)
-        self._medium = in_units_of(parent.control.bytes_per_cluster, inspected)
-        self._plan = make_plan(self._medium, wishes.preset, wishes.store)
-        self._capture = ChildCapture(parent, self._medium, self._plan, target)
+        self._capture = ChildCapture(parent, source.device, target, threads=wishes.threads, progress=wishes.progress)
+        self._medium: Medium
+        self._plan: Plan
 
     def __enter__(self) -> _Child:
-        self._capture.look(self._wishes.keep_page_files, self._wishes.threads, self._wishes.progress)
+        try:
+            source, wishes, unit = self._source, self._wishes, self._parent.control.bytes_per_cluster
+            inspected = inspect(source.device, partition=source.partition, keep_page_files=wishes.keep_page_files)
+            self._medium = in_units_of(unit, inspected)
+            self._plan = make_plan(self._medium, wishes.preset, wishes.store)
+            self._capture.look(self._medium, self._plan, wishes.keep_page_files)
+        except BaseException:
+            self._capture.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -225,7 +232,7 @@ class _Child:
         story = Story(
             database, self._medium, self._plan, writer, wishes.hidden_sectors, self._source.notes, parent=parent
         )
-        self._capture.store(writer, wishes.preset, wishes.threads, start_writeback)
+        self._capture.store(writer, wishes.preset, start_writeback)
         story.write(wishes.preset, wishes.label, self._source.origin, wishes.geometry, wishes.property_values)
         return story, writer
 

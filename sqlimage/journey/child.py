@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from sqlimage.device import Prefetching
-from sqlimage.errors import UsageError
+from sqlimage.device import BlockDevice, Prefetching
 from sqlimage.extent import Runs
 from sqlimage.image.chunks import Connections, connect, read_row
-from sqlimage.image.compare import Comparison, compare
+from sqlimage.image.compare import Comparing, Comparison
 from sqlimage.image.delta import Delta, Observed
 from sqlimage.image.holding import Holdings
 from sqlimage.image.image import Version
@@ -43,43 +42,51 @@ class Target:
 
 
 class ChildCapture:
-    """One capture on top of a parent. Use as a context manager: :meth:`look`, then :meth:`store` within the
-    transaction of the file that is written."""
+    """One capture on top of a parent: clusters are compared from the moment it is made, beside whatever else is done.
+    Use as a context manager: :meth:`look`, then :meth:`store` within the transaction of the file that is written."""
 
-    def __init__(self, parent: Version, medium: Medium, plan: Plan, target: Target) -> None:
-        if parent.control.bytes_per_cluster != medium.bytes_per_cluster:
-            raise UsageError("the medium is counted in other clusters than its parent")
+    def __init__(
+        self,
+        parent: Version,
+        device: BlockDevice,
+        target: Target,
+        *,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         self._parent = parent
-        self._medium = medium
-        self._plan = plan
+        self._device = device
         self._target = target
+        self._threads = threads
         self._lineage = resolve(parent.image.database, parent.control, parent.image.search)
         self._connections: list[Connections] = connect(self._lineage)
         parent.image.attach_parents(parent.control)
         self.delta = Delta(parent.image.database, parent.number, target.version, parent.control.total_clusters)
-        self.comparison: Comparison
-        self._observed: Observed
         self._ids = itertools.count(target.first_id)
         self._numbers: dict[Key, int] = {}
-        self.moved_clusters = 0
+        total = parent.allocated().total * parent.control.bytes_per_cluster
+        self._comparing = Comparing(
+            device,
+            self._lineage,
+            self._connections,
+            threads=threads,
+            progress=(lambda done: progress(min(done, total), total)) if progress else None,
+        )
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="compare")
+        self._map_looked_at = self._beside.submit(self._comparing.look_at_map)
+        self.comparison: Comparison
+        self._medium: Medium
+        self._plan: Plan
+        self._observed: Observed
 
-    def look(self, keep_page_files: bool, threads: int | None, progress: Progress | None) -> None:
+    def look(self, medium: Medium, plan: Plan, keep_page_files: bool) -> None:
         """Find out which clusters and which files differ."""
-        unit = self._medium.bytes_per_cluster
-        with ThreadPoolExecutor(1, thread_name_prefix="compare") as beside:
-            # What the files were and are is put together while clusters are read and digested.
-            coming = beside.submit(
-                compare,
-                self._medium.device,
-                self._plan.wanted,
-                self._lineage,
-                self._connections,
-                threads=threads,
-                progress=progress,
-            )
-            self._observed = Observed(self.delta, self._medium, keep_page_files=keep_page_files)
-            self.comparison = coming.result()
-        differing = self.comparison.changed.union(self.comparison.gone)
+        assert medium.bytes_per_cluster == self._parent.control.bytes_per_cluster
+        self._medium, self._plan = medium, plan
+        self._observed = Observed(self.delta, medium, keep_page_files=keep_page_files)
+        self._map_looked_at.result()
+        self.comparison = self._comparing.finish(plan.wanted)
+        differing, unit = self.comparison.changed.union(self.comparison.gone), medium.bytes_per_cluster
         written = Runs(differing.start * unit, differing.length * unit)
         self._observed.compare_with(written, [volume.number for volume in self._parent.volumes()])
 
@@ -91,17 +98,16 @@ class ChildCapture:
         self,
         writer: Writer,
         preset: Preset,
-        threads: int | None,
         start_writeback: Callable[[], None] | None = None,
     ) -> None:
         """Write data and map of the new version."""
         unit, chunk_bytes = self._medium.bytes_per_cluster, self._parent.control.chunk_bytes
         own_file = 0 if self._target.is_parents_file else None
         holdings = Holdings(self._lineage, self._connections, own_file)
-        encoder = Encoder(self._medium.device, unit, chunk_bytes, preset.level, ids=self._ids, held=holdings.find)
+        encoder = Encoder(self._device, unit, chunk_bytes, preset.level, ids=self._ids, held=holdings.find)
         kept = self._without_what_moved(writer)
         jobs = self._jobs(kept, max(1, chunk_bytes // unit), preset.window_bytes // unit)
-        pour(jobs, encoder, writer, bytes_per_cluster=unit, threads=threads, start_writeback=start_writeback)
+        pour(jobs, encoder, writer, bytes_per_cluster=unit, threads=self._threads, start_writeback=start_writeback)
         hidden = self.comparison.changed.union(self.comparison.gone).intersect(self.comparison.backed)
         zeros: list[Record] = [
             (start, start + length - 1, None, 0) for start, length in hidden.subtract(writer.recorded())
@@ -118,7 +124,7 @@ class ChildCapture:
         digests = self._observed.digests
         asked = [digests.get((contents.number, contents.row[n])) for contents, n in touched]
         wanted = {digest for digest in asked if digest is not None}
-        donors = Donors(self._medium.device, self._lineage, self._connections, before, wanted)
+        donors = Donors(self._device, self._lineage, self._connections, before, wanted)
         borders = (changed.start.tolist(), changed.end.tolist())
         try:
             for (contents, n), digest in zip(touched, asked, strict=True):
@@ -150,7 +156,6 @@ class ChildCapture:
         records: list[Record] = []
         for start, count, key, offset in found:
             records.append((start, start + count - 1, self._number(key, writer), offset))
-            self.moved_clusters += count
         writer.add_records(records)
 
     def _number(self, key: Key, writer: Writer) -> int:
@@ -176,13 +181,15 @@ class ChildCapture:
         yield from self._announced(window)
 
     def _announced(self, window: Window) -> Iterator[Job]:
-        device, unit = self._medium.device, self._medium.bytes_per_cluster
+        device, unit = self._device, self._medium.bytes_per_cluster
         if isinstance(device, Prefetching):
             for start, count in window.places():
                 device.prefetch(start * unit, count * unit)
         return window.jobs()
 
     def close(self) -> None:
+        self._comparing.stop()
+        self._beside.shutdown()
         for connections in self._connections:
             connections.close()
         self._lineage.close()

@@ -175,15 +175,14 @@ class Encoder:
             if not stretches:
                 result.zero_bytes += len(content)
                 continue
-            if alike is not None:
-                met = self._smalls.get(alike)
-                if met is not None:
-                    data, offset = met
-                    result.repeated_bytes += len(content)
-                elif len(self._smalls) < _MOST_REMEMBERED:
-                    self._smalls[alike] = (mine, length)
+            met = self._smalls.get(alike) if alike is not None else None
+            if met is not None:  # perhaps in this very pack
+                data, offset = met
+                result.repeated_bytes += len(content)
+            elif alike is not None and len(self._smalls) < _MOST_REMEMBERED:
+                self._smalls[alike] = (mine, length)
             for a, b in stretches:
-                if data == mine:
+                if met is None:
                     parts.append(buffer[a * unit : b * unit])
                     length += (b - a) * unit
                 self._map(job.pieces, places, a, b, data, offset, result)

@@ -12,7 +12,7 @@ import numpy as np
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import FormatError
-from sqlimage.image.changes import Places, Side
+from sqlimage.image.changes import Side
 from sqlimage.image.chunks import Cache, ChunkCache, Connections
 from sqlimage.image.flatmap import FlatMap
 from sqlimage.image.keys import Key
@@ -36,7 +36,8 @@ class Donor:
     """A content of an ancestor: index of its version in the lineage, and where it lies there."""
 
     link: int
-    places: Places
+    places: Sequence[tuple[int, int, int]]
+    """Place in the content, start and length in clusters."""
 
 
 Reference = tuple[int, int, Key, int]
@@ -84,8 +85,9 @@ class Donors:
             }
             database = connections.mine()
             for version, volume, record, stream, digest in database.rows(_OLDER, [json.dumps(list(links)), asked]):
-                places = tuple(database.rows(_OLDER_PLACES, [version, volume, record, stream]))
-                if places and digest not in self._by_digest:
+                rows = database.rows(_OLDER_PLACES, [version, volume, record, stream])
+                if rows and digest not in self._by_digest:
+                    places = [(place, start, length) for place, start, length in rows]
                     self._by_digest[digest] = Donor(links[version], places)
             connections.check()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from sqlimage.errors import UsageError
 from sqlimage.image.changes import count_actions
 from sqlimage.image.delta import Delta
-from sqlimage.image.describe import extent_rows, file_rows, volume_row
+from sqlimage.image.describe import FileColumns, extent_rows, file_rows, volume_row
 from sqlimage.image.medium import Medium
 from sqlimage.journey.plan import Plan
 from sqlimage.journey.presets import Preset
@@ -115,7 +116,10 @@ class Story:
         for volume in medium.volumes:
             insert_volume(database, volume_row(medium, volume, self._version, self._hidden_sectors))
             if self._parent is None:
-                database.run_many(files.INSERT_FILE, file_rows(volume, self._version, self._writer.digests))
+                digests = {
+                    row: digest for (number, row), digest in self._writer.digests.items() if number == volume.number
+                }
+                database.run_many(files.INSERT_FILE, _by_path(file_rows(volume, self._version, digests)))
             names = len(volume.scan.entries) if volume.scan else 0
             facts = volume.facts
             self._volumes.append(
@@ -233,6 +237,11 @@ class Story:
             volumes=tuple(self._volumes),
             warnings=tuple(warnings),
         )
+
+
+def _by_path(rows: list[FileColumns]) -> list[FileColumns]:
+    """In the order of their key: denser, and faster."""
+    return sorted(rows, key=itemgetter(2))
 
 
 def _geometry(medium: Medium, tracks: int | None, sectors: int | None) -> Geometry:

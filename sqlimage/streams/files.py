@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sqlimage.errors import FormatError
 from sqlimage.streams.database import Database, Row, typed
 
 INSERT_FILE = (
@@ -51,7 +52,10 @@ def every_row(database: Database, version: int, volume: int) -> list[Row]:
 
 def every_extent(database: Database, version: int, volume: int) -> list[Row]:
     """Where all contents of a volume lie in a version: record, stream, file offset, start and length in clusters."""
-    return database.rows(_SELECT_OWN_EXTENTS if _is_root(database, version) else _SELECT_EXTENTS, [version, volume])
+    rows = database.rows(_SELECT_OWN_EXTENTS if _is_root(database, version) else _SELECT_EXTENTS, [version, volume])
+    if {type(row[0]) for row in rows} - {int} or {type(row[1]) for row in rows} - {str}:
+        raise FormatError(f"{database.path}: extent holds values of types that the format does not allow")
+    return rows
 
 
 def _is_root(database: Database, version: int) -> bool:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from sqlimage.errors import RefusedError
 from sqlimage.extent import Runs
-from sqlimage.image.changes import Change, Side, Stream, changed_rows, count_actions, story
-from sqlimage.image.delta import by_content
+from sqlimage.image.changes import Change, Places, Side, Stream, changed_rows, count_actions, story
 from sqlimage.image.image import Version
 from sqlimage.streams import files
 from sqlimage.versions.reading import Reading, differing
@@ -77,7 +76,7 @@ def _sides(version: Version) -> dict[int, Side]:
     database, sides = version.image.database, {}
     for volume in version.volumes():
         rows = files.every_row(database, version.number, volume.number)
-        places = by_content(files.every_extent(database, version.number, volume.number))
+        places = Places(files.every_extent(database, version.number, volume.number))
         sides[volume.number] = Side({row[2]: row for row in rows}, places)
     return sides
 
@@ -87,11 +86,12 @@ def _by_file(
 ) -> list[Change]:
     touched = _touched(before, after, sides_before, sides_after)
     changes: list[Change] = []
-    nothing = Side({}, {})
+    nothing = Side.empty()
     for number in sorted(sides_before.keys() | sides_after.keys()):
         old, new = sides_before.get(number, nothing), sides_after.get(number, nothing)
         hit = touched.get(number, set())
-        changes += story(old, new, changed_rows(old, new, hit), hit)
+        moved = new.places.moved_since(old.places)
+        changes += story(old, new, changed_rows(old, new, hit, moved), hit)
     if len(sides_before) > 1 or len(sides_after) > 1:
         changes = [change.on_its_volume() for change in changes]
     return changes

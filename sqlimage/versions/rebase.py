@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from sqlimage.errors import RefusedError, UsageError
 from sqlimage.extent import Runs
-from sqlimage.image.changes import Side
+from sqlimage.image.changes import Places, Side
 from sqlimage.image.chunks import content_of, read_row, read_stored
-from sqlimage.image.delta import Delta, by_content
+from sqlimage.image.delta import Delta
 from sqlimage.image.effective import key_of
 from sqlimage.image.holding import Holdings
 from sqlimage.image.image import Image, Version
@@ -168,11 +168,10 @@ class _Rebasing:
         present = {volume.number for volume in self._child.volumes()}
         for volume in sorted(present):
             rows = files.every_row(database, number, volume)
-            places = files.every_extent(database, number, volume)
-            after = Side({row[2]: row for row in rows}, by_content(places))
-            delta.compare(volume, after, [(0, volume, *row) for row in places], set())
+            places = Places(files.every_extent(database, number, volume))
+            delta.compare(volume, Side({row[2]: row for row in rows}, places))
         for volume in {volume.number for volume in self._parent.volumes()} - present:
-            delta.compare(volume, Side({}, {}), [], set())
+            delta.compare(volume, Side.empty())
         return delta
 
     def refuse_orphans(self, children: Children) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlimage.image.changes import Change, Side, changed_rows, story
+from sqlimage.image.changes import Change, Places, Side, changed_rows, story
 from sqlimage.image.describe import FileColumns
 
 
@@ -15,9 +15,9 @@ def row(
 
 
 def told(before: list[FileColumns], after: list[FileColumns]) -> list[Change]:
-    old = Side({one[2]: one for one in before}, {})
-    new = Side({one[2]: one for one in after}, {})
-    return story(old, new, dict(changed_rows(old, new, ())), ())
+    old = Side({one[2]: one for one in before}, Places([]))
+    new = Side({one[2]: one for one in after}, Places([]))
+    return story(old, new, changed_rows(old, new, (), ()), ())
 
 
 def test_a_directory_that_was_renamed_is_one_change_whatever_is_in_it() -> None:
