@@ -14,7 +14,7 @@ from sqlimage.errors import DamagedError, FormatError, SqlimageError
 from sqlimage.filesystem.contract import read_all
 from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.image import Image, Version, open_row
-from sqlimage.image.lineage import resolve
+from sqlimage.image.lineage import Lineage, resolve
 from sqlimage.streams import audit, control, data, files
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
@@ -55,6 +55,11 @@ _CHECKS = {
         AND volume NOT IN (SELECT number FROM volume WHERE version = ?1)""",
 }
 
+
+_ELSEWHERE = (
+    "SELECT DISTINCT data.id, data.digest FROM cluster_map JOIN data ON data.id = cluster_map.data "
+    "WHERE cluster_map.version = ? AND data.bytes IS NULL"
+)
 
 # As above, over the whole file.
 _FILE_CHECKS = {
@@ -159,7 +164,11 @@ def _versions(database: Database, report: VerifyReport, search: Sequence[str]) -
         report.versions += 1
         control.volumes(database, version)
         try:
-            resolve(database, version, search).close()
+            lineage = resolve(database, version, search)
+            try:
+                report.problems.extend(_lost_contents(database, version, lineage))
+            finally:
+                lineage.close()
         except SqlimageError as problem:
             report.problems.append(Problem(problem.message))
         parameters = [version.version, version.total_clusters - 1, version.bytes_per_cluster]
@@ -171,6 +180,14 @@ def _versions(database: Database, report: VerifyReport, search: Sequence[str]) -
         report.problems.extend(Problem(f"{what} ({row[0]})") for row in database.rows(f"{sql} LIMIT 10"))
     row = database.row("SELECT count(*) FROM cluster_map")
     report.records = row[0] if row else 0
+
+
+def _lost_contents(database: Database, version: Control, lineage: Lineage) -> Iterator[Problem]:
+    """Contents that a version has in other files, and that are in none of them."""
+    for number, digest in database.rows(_ELSEWHERE, [version.version]):
+        if all(file.row(data.IS_HELD, [digest]) is None for file in lineage.files[1:]):
+            what = f"version {version.version}: the bytes of data {number} are neither here nor in a parent"
+            yield Problem(what, number, tuple(_hit(database, number)))
 
 
 def _audit(database: Database, report: VerifyReport) -> None:
