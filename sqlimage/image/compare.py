@@ -96,9 +96,9 @@ class Comparing:
         """Have :meth:`look_at_map` end early, in whichever thread; what it found is of no use then."""
         self._is_stopped = True
 
-    def finish(self, wanted: Runs) -> Comparison:
-        """Compare where the version has nothing, too. What is not ``wanted`` of the medium (clusters) counts as
-        zeros."""
+    def finish(self, wanted: Runs, total_clusters: int) -> Comparison:
+        """Compare where the version has nothing, too. What is not ``wanted`` of the medium (clusters) counts as zeros;
+        ``total_clusters`` are all it has."""
         data = Runs.of(
             (e.offset_bytes, e.length_bytes) for e in self._device.extents(0, self._device.size_bytes) if e.is_data
         ).widen(self.unit)
@@ -106,7 +106,7 @@ class Comparing:
         self._coming, self._announced = iter(fresh), 0
         found = self._run(_in_steps(fresh, _TASK_BYTES // self.unit))
         changed = _single(self._differing).intersect(wanted).union(_single(found))
-        return Comparison(changed, self._backed.subtract(wanted), self._backed)
+        return Comparison(changed, self._backed.subtract(wanted).clip(0, total_clusters), self._backed)
 
     def _run(self, tasks: Iterable[list[Chunk] | Runs]) -> list[Int64s]:
         """The clusters that differ, of all tasks."""

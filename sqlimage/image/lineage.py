@@ -103,7 +103,9 @@ def _parent(lineage: Lineage, search: Sequence[str]) -> Link:
     if here is not None:
         return here
     path = files[child.file].path
-    looked = []
+    # Beside its own child first, then beside the version that all this is about.
+    search = [*search, os.path.dirname(files[0].path)]
+    looked: list[str] = []
     for candidate in candidates(path, child.control.parent_name, search):
         try:
             database = Database.open(candidate)

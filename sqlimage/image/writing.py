@@ -17,18 +17,19 @@ _FREE_PAGES_AT_A_TIME = 16_384
 def writing(path: str | os.PathLike[str], doing: str) -> Iterator[Database]:
     """The image for the one who writes to it while the block runs; ``doing`` tells others what is going on.
 
-    What was committed is brought into the file at the end. Raises :class:`~sqlimage.errors.RefusedError` where another
-    process is writing to it, by name.
+    What was committed is brought into the file at the end; where nothing was written, not a byte changes. Raises
+    :class:`~sqlimage.errors.RefusedError` where another process is writing to it, by name.
     """
     with_links = os.path.realpath(path)
     lock = WriterLock(with_links, doing)
     try:
         database = Database.open(with_links, writable=True)
         try:
-            database.use_log()
+            database.is_log_wanted = True
             yield database
         finally:
-            database.end_log()
+            if not database.is_log_wanted:
+                database.end_log()
             database.close()
     finally:
         lock.close()

@@ -85,7 +85,7 @@ class ChildCapture:
         self._medium, self._plan = medium, plan
         self._observed = Observed(self.delta, medium, keep_page_files=keep_page_files)
         self._map_looked_at.result()
-        self.comparison = self._comparing.finish(plan.wanted)
+        self.comparison = self._comparing.finish(plan.wanted, medium.total_clusters)
         differing, unit = self.comparison.changed.union(self.comparison.gone), medium.bytes_per_cluster
         written = Runs(differing.start * unit, differing.length * unit)
         self._observed.compare_with(written, [volume.number for volume in self._parent.volumes()])

@@ -46,6 +46,8 @@ class Database:
         """How it is opened to be read, as SQLite's URIs have it."""
         self.connection = connection
         self.writable = writable
+        self.is_log_wanted = False
+        """Whether the first transaction goes over to a log; until then not a byte changes."""
         self._closed = False
         self._log_pages = 0
 
@@ -187,6 +189,9 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside is written or nothing; when it returns, it survives a power cut."""
+        if self.is_log_wanted:
+            self.use_log()
+            self.is_log_wanted = False
         self.run("BEGIN IMMEDIATE")
         try:
             yield
