@@ -9,7 +9,6 @@ anywhere whole, is decoded and compared cluster by cluster.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import threading
 from collections import deque
@@ -27,7 +26,6 @@ from sqlimage.extent import Int64s, Runs
 from sqlimage.image import effective
 from sqlimage.image.chunks import Connections, fetch
 from sqlimage.image.lineage import Lineage
-from sqlimage.streams import data
 from sqlimage.streams.cluster_map import MapTable
 from sqlimage.units import MIB
 
@@ -35,7 +33,6 @@ _TASK_BYTES = 4 * MIB
 """Content that a worker takes at a time."""
 _TASKS_AHEAD = 6
 _AHEAD_BYTES = 64 * MIB
-_MOST_ASKED = 1000
 
 Segment = tuple[int, int, int]
 """First cluster on the medium, clusters, and the byte in the content where they lie."""
@@ -144,7 +141,7 @@ class Comparing:
         places = np.minimum.reduceat(table.start[order], first[:-1])
         start, offset = table.start[order].tolist(), table.data_offset[order].tolist()
         count = (table.end - table.start + 1)[order].tolist()
-        known = self._known(key[first[:-1]].tolist())
+        known = effective.described(self._connections, key[first[:-1]].tolist())
         task: list[Chunk] = []
         held = 0
         bounds = list(pairwise(first.tolist()))
@@ -164,25 +161,6 @@ class Comparing:
                 task, held = [], 0
         if task:
             yield task
-
-    def _known(self, keys: list[int]) -> dict[int, tuple[bytes, int]]:
-        """Digest and length of contents."""
-        known: dict[int, tuple[bytes, int]] = {}
-        by_file: dict[int, list[int]] = {}
-        for key in keys:
-            file, number = effective.key_of(key)
-            by_file.setdefault(file, []).append(number)
-        for file, numbers in by_file.items():
-            database = self._connections[file].mine()
-            for at in range(0, len(numbers), _MOST_ASKED):
-                for number, name, length in database.rows(data.NAMES, [json.dumps(numbers[at : at + _MOST_ASKED])]):
-                    known[effective.joined(file, number)] = (name, length)
-            self._connections[file].check()
-        missing = next((key for key in keys if key not in known), None)
-        if missing is not None:
-            number = effective.key_of(missing)[1]
-            raise DamagedError(f"{self._lineage.files[0].path}: the map refers to data {number}, which is missing")
-        return known
 
     def _announce(self, cluster: int) -> None:
         """Tell the device what comes: contents are gathered from many places, about in the medium's order."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from sqlimage.errors import FormatError
+from sqlimage.errors import DamagedError, FormatError
 from sqlimage.image.chunks import Connections
 from sqlimage.image.flatmap import reach
 from sqlimage.image.keys import Key
 from sqlimage.image.lineage import Lineage
-from sqlimage.streams import cluster_map
+from sqlimage.streams import cluster_map, data
 from sqlimage.streams.cluster_map import MapTable
 
 _STEP_CLUSTERS = 1 << 20
+_MOST_ASKED = 1000
 _FILES = 128
 """Ids in these tables carry the file they belong to: ``id * 128 + index of the file``."""
 
@@ -27,6 +29,25 @@ def key_of(data: int) -> Key:
 def joined(file: int, data: int) -> int:
     """The reverse of :func:`key_of`."""
     return data * _FILES + file
+
+
+def described(connections: list[Connections], keys: Sequence[int]) -> dict[int, tuple[bytes, int]]:
+    """Digest and length of contents. Raises :class:`~sqlimage.errors.DamagedError` where one is missing."""
+    known: dict[int, tuple[bytes, int]] = {}
+    asked: dict[int, list[int]] = {}
+    for key in keys:
+        file, number = key_of(key)
+        asked.setdefault(file, []).append(number)
+    for file, numbers in asked.items():
+        database = connections[file].mine()
+        for at in range(0, len(numbers), _MOST_ASKED):
+            rows = database.rows(data.NAMES, [json.dumps(numbers[at : at + _MOST_ASKED])])
+            known.update({joined(file, number): (name, length) for number, name, length in rows})
+        connections[file].check()
+        missing = next((number for number in numbers if joined(file, number) not in known), None)
+        if missing is not None:
+            raise DamagedError(f"{database.path}: the map refers to data {missing}, which is missing", data=missing)
+    return known
 
 
 def pages(lineage: Lineage, connections: list[Connections]) -> Iterator[MapTable]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sqlimage.errors import DamagedError, FormatError
+from sqlimage.errors import FormatError
 from sqlimage.extent import Int64s, Runs
 from sqlimage.image import effective
 from sqlimage.image.chunks import Cache, ChunkCache, connect
 from sqlimage.image.flatmap import reach
 from sqlimage.image.image import Version
 from sqlimage.image.lineage import resolve
-from sqlimage.streams import cluster_map, data
+from sqlimage.streams import cluster_map
 from sqlimage.units import MIB
 
 _STEP_CLUSTERS = 1 << 20
-_MOST_ASKED = 1000
 _CACHE = Cache(memory_bytes=48 * MIB)
 
 
@@ -63,20 +61,9 @@ class Reading:
 
     def names(self, keys: Int64s) -> dict[int, bytes]:
         """The digests of contents, by key."""
-        asked: dict[int, list[int]] = {}
-        for key in keys.tolist():
-            if key and key not in self._names:
-                file, number = effective.key_of(key)
-                asked.setdefault(file, []).append(number)
-        for file, numbers in asked.items():
-            database = self.connections[file].mine()
-            for at in range(0, len(numbers), _MOST_ASKED):
-                for number, name, _ in database.rows(data.NAMES, [json.dumps(numbers[at : at + _MOST_ASKED])]):
-                    self._names[effective.joined(file, number)] = name
-        for key in keys.tolist():
-            if key and key not in self._names:
-                number = effective.key_of(key)[1]
-                raise DamagedError(f"{self.path}: the map refers to data {number}, which is missing", data=number)
+        wanted = [key for key in keys.tolist() if key and key not in self._names]
+        found = effective.described(self.connections, wanted)
+        self._names.update({key: name for key, (name, _) in found.items()})
         return self._names
 
     def content(self, key: int, offset: int, clusters: int) -> NDArray[np.uint64]:
