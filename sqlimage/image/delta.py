@@ -95,6 +95,8 @@ class Observed:
         self.touched: dict[int, list[int]] = {}
         """By volume, the rows of the contents on clusters that differ."""
         self._volumes = [_Volume(delta.before(volume.number), medium, volume) for volume in medium.volumes]
+        for each in self._volumes:
+            each.read = self._read(each, each.unknown)
 
     def compare_with(self, written: Runs, numbers: Iterable[int]) -> None:
         """Compare all volumes with the parent's, which were ``numbers``; ``written`` are the bytes of the medium that
@@ -127,19 +129,22 @@ class Observed:
 
     def _digests(self, volume: _Volume, touched: set[int]) -> dict[int, bytes]:
         """A digest for each content that had one and is as it was, or can be read now."""
-        scan, known = volume.source.scan, volume.known
-        assert scan is not None
-        unread = [row for row in volume.unknown if row not in touched]
-        digests = {row: digest for row, digest in known.items() if row not in touched}
-        unread += sorted(touched & volume.readable)
-        file_system = None
-        for row in unread:
-            if row in volume.page_files and not self._is_page_file_digested(known.get(row) is not None):
+        digests = {row: digest for row, digest in volume.known.items() if row not in touched}
+        digests.update(volume.read)
+        digests.update(self._read(volume, (touched & volume.readable).difference(volume.unknown)))
+        return digests
+
+    def _read(self, volume: _Volume, rows: Iterable[int]) -> dict[int, bytes]:
+        """The digests of contents, from their bytes."""
+        digests: dict[int, bytes] = {}
+        scan, file_system = volume.source.scan, None
+        for row in sorted(rows):
+            if row in volume.page_files and not self._is_page_file_digested(volume.page_files[row]):
                 continue
             if file_system is None:
                 window = Window(self._medium.device, volume.source.offset_bytes, volume.source.length_bytes)
                 file_system = open_file_system(window)
-                assert file_system is not None
+            assert scan is not None and file_system is not None
             hashed = hashlib.sha256()
             with suppress(InconsistentVolume):
                 content = file_system.open(int(scan.contents.record[row]), scan.contents.stream[row])
@@ -166,7 +171,10 @@ class _Volume:
         """Digests of those that are what they were, unless they were written to."""
         self.unknown: list[int] = []
         """Those that have to be read in any case."""
-        self.page_files: set[int] = set()
+        self.read: dict[int, bytes] = {}
+        """The digests of those."""
+        self.page_files: dict[int, bool] = {}
+        """Contents of page files, and whether they had a digest."""
         if source.scan is not None:
             self._look_at_contents(before, source.scan)
         self.rows = file_rows(source, 0, self.known)
@@ -175,7 +183,7 @@ class _Volume:
         contents, entries = scan.contents, scan.entries
         self.streams = storable_streams(contents.stream)
         self.page_files = {
-            int(content)
+            int(content): False
             for path, content in zip(entries.path, entries.content.tolist(), strict=True)
             if len(path) <= _LONGEST_PAGE_FILE and path.casefold() in PAGE_FILES
         }
@@ -193,6 +201,8 @@ class _Volume:
         for row, record, size in zip(rows.tolist(), records, sizes, strict=True):
             content = (record, self.streams[row])
             old = old_rows.get(content)
+            if row in self.page_files:
+                self.page_files[row] = old is not None and old[9] is not None
             if old is None or old[4] != size or content in self.moved:
                 self.unknown.append(row)
             elif old[9] is not None:
