@@ -154,7 +154,7 @@ def _fold_all(database: Database, newest: Control, doomed: Sequence[Control]) ->
                 database.run(f"UPDATE {table} SET version = ? WHERE version = ?", [number, older.version])
             remove_rows(database, older.version)
     finally:
-        database.run("DROP TABLE temp.told")
+        database.run("DROP TABLE IF EXISTS temp.told")  # it is gone where the transaction is
     if doomed[-1].parent_uuid is None:
         for statement in _NOTHING_TO_HIDE:
             database.run(statement, [number])
