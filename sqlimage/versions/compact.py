@@ -159,7 +159,7 @@ def _recut_version(
     if len(poor) < _MUCH_DUST:
         return
     records = [MapRecord(*row) for row in database.rows(_RECORDS, [version.version, json.dumps(sorted(poor))])]
-    done = 0
+    total, done = _length(records, version), 0
     for step in _in_steps(records, version.bytes_per_cluster):
         with database.transaction():
             into = _recut_records(database, version, step)
@@ -168,10 +168,15 @@ def _recut_version(
             arrangement.count(database)
         recut.contents += freed.contents
         recut.into += into
-        done += len(step)
+        done += _length(step, version)
         if progress:
-            progress(done, len(records))
+            progress(done, total)
         _keep_log_short(database)
+
+
+def _length(records: list[MapRecord], version: Control) -> int:
+    """How much of the medium records tell of, in bytes."""
+    return sum(record.end_cluster - record.start_cluster + 1 for record in records) * version.bytes_per_cluster
 
 
 def _in_steps(records: list[MapRecord], unit: int) -> Iterator[list[MapRecord]]:
