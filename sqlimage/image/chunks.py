@@ -34,6 +34,7 @@ SMALL = Cache()
 """For a command that reads here and there."""
 LARGE = Cache(128 * MIB, 4 * GIB)
 """For a program that works on an image as on a disk."""
+_MOST_NAMED = 5
 _CHANGES = "PRAGMA data_version"
 """Differs from what it was whenever another connection has committed."""
 
@@ -55,6 +56,10 @@ class Connections:
         self._local = threading.local()
         self._all: list[Database] = []
         self._lock = threading.Lock()
+
+    @property
+    def path(self) -> str:
+        return self._origin.path
 
     def mine(self) -> Database:
         """The calling thread's connection."""
@@ -117,7 +122,15 @@ def read_stored(connections: list[Connections], key: Key) -> StoredChunk:
                 return StoredChunk(chunk.id, chunk.digest, chunk.length, found.flags, found.stored)
     for each in connections:
         each.check()
-    raise DamagedError(f"data {number}: its bytes are in a parent or a segment that is not here", data=number)
+    paths = [each.path for each in connections]
+    more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
+    raise DamagedError(
+        f"{connections[file].path}: the bytes of data {number} (SHA-256 {chunk.digest.hex()}) are in none of "
+        + ", ".join(paths[:_MOST_NAMED])
+        + more,
+        data=number,
+        hint="a parent was replaced by another file, or changed while this child was not known to it",
+    )
 
 
 def fetch(connections: list[Connections], key: Key) -> bytes:
