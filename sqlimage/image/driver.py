@@ -47,6 +47,10 @@ class _Look:
         self.lineage.close()
         self._database.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "chunks"):
+            self.close()
+
 
 class ImageDriver:
     """The read side of one version. What no record maps reads as zeros.
@@ -71,7 +75,6 @@ class ImageDriver:
         self._search = search
         self._cache = cache
         self._look = _Look(database, control, search, cache)
-        self._old: list[_Look] = []
         self._looking = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._next_bytes = -1
@@ -107,8 +110,8 @@ class ImageDriver:
         """
         with self._looking:
             if self._look is stale:
+                # The old one goes with the last thread that reads through it.
                 self._look = _Look(self._origin, self._control, self._search, self._cache)
-                self._old.append(stale)  # other threads may be reading through it
             return self._look
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
@@ -216,8 +219,7 @@ class ImageDriver:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
-        for look in (self._look, *self._old):
-            look.close()
+        self._look.close()
 
 
 def _data(at: int, low: int, high: int) -> Iterator[DeviceExtent]:

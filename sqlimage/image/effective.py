@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from sqlimage.codec.chunk import MAX_CHUNK_BYTES
 from sqlimage.errors import DamagedError, FormatError
 from sqlimage.image.chunks import Connections
 from sqlimage.image.flatmap import reach
@@ -42,7 +43,10 @@ def described(connections: list[Connections], keys: Sequence[int]) -> dict[int, 
         database = connections[file].mine()
         for at in range(0, len(numbers), _MOST_ASKED):
             rows = database.rows(data.NAMES, [json.dumps(numbers[at : at + _MOST_ASKED])])
-            known.update({joined(file, number): (name, length) for number, name, length in rows})
+            for number, name, length in rows:
+                if not isinstance(name, bytes) or not isinstance(length, int) or not 1 <= length <= MAX_CHUNK_BYTES:
+                    raise DamagedError(f"{database.path}: data {number} has no possible length", data=number)
+                known[joined(file, number)] = (name, length)
         connections[file].check()
         missing = next((number for number in numbers if joined(file, number) not in known), None)
         if missing is not None:
@@ -69,7 +73,7 @@ def pages(lineage: Lineage, connections: list[Connections]) -> Iterator[MapTable
         high = min(low + _STEP_CLUSTERS, total)
         table = table_between(lineage, connections, low, high)
         found = [
-            cluster_map.next_mapped(connections[link.file].mine(), link.control.version, high) for link in lineage.links
+            cluster_map.next_data(connections[link.file].mine(), link.control.version, high) for link in lineage.links
         ]
         at = min((place for place in found if place is not None), default=None)
         for each in connections:

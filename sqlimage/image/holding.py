@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from sqlimage.image.chunks import Connections
+from sqlimage.errors import DamagedError
+from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.lineage import Lineage
+from sqlimage.streams import data
+from sqlimage.streams.data import StoredChunk
 from sqlimage.streams.database import typed
 
 _ANY = "SELECT flags, stored_bytes FROM data WHERE digest = ? AND bytes IS NOT NULL"
@@ -43,6 +46,18 @@ class Holdings:
             database = connections.mine()
             row = database.row(_ANY, [digest]) if versions is None else database.row(_USED, [digest, versions])
             if row is not None:
+                chunk = data.find(database, digest)
                 connections.check()
+                # What is at hand is not given up for what may be damaged there.
+                if chunk is not None and versions is not None and not _is_sound(chunk):
+                    continue
                 return Held(*typed(database.path, "data", (int, int), row))
         return None
+
+
+def _is_sound(chunk: StoredChunk) -> bool:
+    try:
+        content_of(chunk)
+    except DamagedError:
+        return False
+    return True

@@ -127,7 +127,7 @@ class Store:
                 self._next_id += 1
             elif content in without and content not in held_elsewhere:
                 without.remove(content)
-                self._database.run(data.FILL, [len(stored), flags, stored, numbers[content]])
+                self._database.run(data.FILL, [length, len(stored), flags, stored, numbers[content]])
                 self._stored_bytes += len(stored)
         self._database.insert(data.INTO, new)
         self._stored_bytes += sum(len(row[5]) for row in new if row[5] is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from sqlimage.filesystem.contract import read_all
 from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.image import Image, Version, open_row
 from sqlimage.image.lineage import Lineage, resolve
+from sqlimage.image.soundness import broken_records
 from sqlimage.streams import audit, control, data, files
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
@@ -24,44 +26,12 @@ _BATCH_ROWS = 32
 _MOST_LISTED = 1000
 _MOST_DATABASE_LINES = 5
 
-# Each names what is wrong with the rows it finds; ?1 is the version, ?2 its last cluster, ?3 bytes per cluster.
-_CHECKS = {
-    "cluster map records overlap": """
-        SELECT 'cluster ' || start_cluster FROM (
-          SELECT start_cluster, max(end_cluster) OVER (
-            ORDER BY start_cluster ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reach
-          FROM cluster_map WHERE version = ?1) WHERE start_cluster <= reach""",
-    "cluster map record beyond the medium": """
-        SELECT 'cluster ' || end_cluster FROM cluster_map WHERE version = ?1 AND end_cluster > ?2""",
-    "cluster map record names data that is missing": """
-        SELECT 'data ' || cluster_map.data FROM cluster_map LEFT JOIN data ON data.id = cluster_map.data
-        WHERE version = ?1 AND cluster_map.data IS NOT NULL AND data.id IS NULL""",
-    "cluster map record reaches beyond its data": """
-        SELECT 'cluster ' || start_cluster FROM cluster_map JOIN data ON data.id = cluster_map.data
-        WHERE version = ?1 AND data_offset + (end_cluster - start_cluster + 1) * ?3 > data.length""",
-    "cluster map record out of range": """
-        SELECT 'cluster ' || start_cluster FROM cluster_map WHERE version = ?1
-        AND (start_cluster < 0 OR end_cluster < start_cluster OR data_offset < 0 OR data < 1 OR flags != 0)""",
-    "bitmap runs overlap or touch": """
-        SELECT 'cluster ' || start_cluster FROM (
-          SELECT start_cluster, lag(end_cluster) OVER (ORDER BY start_cluster) AS reach
-          FROM bitmap WHERE version = ?1) WHERE start_cluster <= reach + 1""",
-    "bitmap run beyond the medium": """
-        SELECT 'cluster ' || end_cluster FROM bitmap WHERE version = ?1 AND end_cluster > ?2""",
-    "extent beyond the medium": """
-        SELECT 'record ' || record FROM extent WHERE version = ?1 AND start_cluster + clusters - 1 > ?2""",
-    "file on a volume that is not there": """
-        SELECT path FROM file WHERE version = ?1 AND deleted = 0
-        AND volume NOT IN (SELECT number FROM volume WHERE version = ?1)""",
-}
-
-
 _ELSEWHERE = (
-    "SELECT DISTINCT data.id, data.digest FROM cluster_map JOIN data ON data.id = cluster_map.data "
-    "WHERE cluster_map.version = ? AND data.bytes IS NULL"
+    "SELECT min(cluster_map.version), data.id, data.digest FROM cluster_map JOIN data ON data.id = cluster_map.data "
+    "WHERE cluster_map.version IN (SELECT value FROM json_each(?)) AND data.bytes IS NULL GROUP BY data.id"
 )
 
-# As above, over the whole file.
+# Each names what is wrong with the rows of the whole file that it finds.
 _FILE_CHECKS = {
     "data whose bytes are neither here nor in a parent": """
         SELECT 'data ' || id FROM data WHERE bytes IS NULL
@@ -160,33 +130,47 @@ def _database(database: Database, report: VerifyReport) -> None:
 
 
 def _versions(database: Database, report: VerifyReport, search: Sequence[str]) -> None:
-    for version in control.versions(database):
+    versions = control.versions(database)
+    here = {version.uuid: version for version in versions}
+    for version in versions:
         report.versions += 1
         control.volumes(database, version)
-        try:
-            lineage = resolve(database, version, search)
+        parent = here.get(version.parent_uuid or "")
+        # What has its parent in this file has the lineage of that, which is looked at by itself.
+        if parent is None or parent.state != "sealed" or parent.bytes_per_cluster != version.bytes_per_cluster:
             try:
-                report.problems.extend(_lost_contents(database, version, lineage))
-            finally:
-                lineage.close()
-        except SqlimageError as problem:
-            report.problems.append(Problem(problem.message))
-        parameters = [version.version, version.total_clusters - 1, version.bytes_per_cluster]
-        for what, sql in _CHECKS.items():
-            used = parameters[: max(n for n in (1, 2, 3) if f"?{n}" in sql)]
-            found = database.rows(f"{sql} LIMIT 10", used)
-            report.problems.extend(Problem(f"version {version.version}: {what} ({row[0]})") for row in found)
+                lineage = resolve(database, version, search)
+                try:
+                    report.problems.extend(_lost_contents(database, _line(version, versions), lineage))
+                finally:
+                    lineage.close()
+            except SqlimageError as problem:
+                report.problems.append(Problem(problem.message))
+        report.problems.extend(
+            Problem(f"version {version.version}: {what}") for what in broken_records(database, version)
+        )
     for what, sql in _FILE_CHECKS.items():
         report.problems.extend(Problem(f"{what} ({row[0]})") for row in database.rows(f"{sql} LIMIT 10"))
     row = database.row("SELECT count(*) FROM cluster_map")
     report.records = row[0] if row else 0
 
 
-def _lost_contents(database: Database, version: Control, lineage: Lineage) -> Iterator[Problem]:
-    """Contents that a version has in other files, and that are in none of them."""
-    for number, digest in database.rows(_ELSEWHERE, [version.version]):
+def _line(root: Control, versions: Sequence[Control]) -> list[int]:
+    """A version and all of the file that build on it, by number."""
+    below: dict[str | None, list[Control]] = {}
+    for version in versions:
+        below.setdefault(version.parent_uuid, []).append(version)
+    found = [root]
+    for version in found:  # which grows
+        found += below.get(version.uuid, [])
+    return [version.version for version in found]
+
+
+def _lost_contents(database: Database, versions: Sequence[int], lineage: Lineage) -> Iterator[Problem]:
+    """Contents that versions have in other files of their lineage, and that are in none of them."""
+    for version, number, digest in database.rows(_ELSEWHERE, [json.dumps(list(versions))]):
         if all(file.row(data.IS_HELD, [digest]) is None for file in lineage.files[1:]):
-            what = f"version {version.version}: the bytes of data {number} are neither here nor in a parent"
+            what = f"version {version}: the bytes of data {number} are neither here nor in a parent"
             yield Problem(what, number, tuple(_hit(database, number)))
 
 

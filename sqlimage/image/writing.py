@@ -28,9 +28,13 @@ def writing(path: str | os.PathLike[str], doing: str) -> Iterator[Database]:
             database.is_log_wanted = True
             yield database
         finally:
-            if not database.is_log_wanted:
-                database.end_log()
-            database.close()
+            try:
+                if not database.is_log_wanted:
+                    # Where there is no room for it, the log stays for the next writer: what was committed is in it.
+                    with suppress(SqlimageError):
+                        database.end_log()
+            finally:
+                database.close()
     finally:
         lock.close()
 

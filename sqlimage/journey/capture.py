@@ -177,7 +177,13 @@ def _capture_child(
             story, writer = child.write(database, os.path.basename(parent_image.path), new.start_writeback)
             new.make_indexes()
             writer.repoint()
+            child.check_parent()
             new.publish()
+            try:
+                child.check_parent()  # from here on whoever removes versions sees the child
+            except BaseException:
+                os.unlink(new.target)
+                raise
             return story.report(new.target, new.size_bytes)
 
 
@@ -222,6 +228,10 @@ class _Child:
 
     def __exit__(self, *_: object) -> None:
         self._capture.close()
+
+    def check_parent(self) -> None:
+        """Raise where the parent is not what it was any more."""
+        self._capture.check_parent()
 
     def write(
         self, database: Database, parent_name: str | None, start_writeback: Callable[[], None] | None

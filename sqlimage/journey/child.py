@@ -90,6 +90,11 @@ class ChildCapture:
         written = Runs(differing.start * unit, differing.length * unit)
         self._observed.compare_with(written, [volume.number for volume in self._parent.volumes()])
 
+    def check_parent(self) -> None:
+        """Raise where the parent was removed or rearranged since it was looked at: what refers to it would be lost."""
+        for connections in self._connections:
+            connections.check()
+
     @property
     def allocated(self) -> Runs:
         return self._plan.allocated

@@ -55,7 +55,7 @@ class Writer:
                 self._same_as[chunk.id] = met[0]
                 totals.repeated_bytes += chunk.length if chunk.stored is not None else 0
                 if chunk.stored is not None:  # it may be there without its bytes, for another lineage's sake
-                    database.run(data.FILL, [len(chunk.stored), chunk.flags, chunk.stored, met[0]])
+                    database.run(data.FILL, [chunk.length, len(chunk.stored), chunk.flags, chunk.stored, met[0]])
                 continue
             if chunk.stored is not None:
                 totals.stored_bytes += len(chunk.stored)

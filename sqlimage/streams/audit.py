@@ -9,7 +9,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from sqlimage.streams.database import Database
+from sqlimage.streams.database import Database, typed
 from sqlimage.units import now
 
 FIRST_PREVIOUS = bytes(32)
@@ -21,6 +21,8 @@ _INSERT = (
 _SELECT = (
     "SELECT id, version, at, user, host, tool, action, path, clusters, bytes, detail, previous_hash, hash FROM audit"
 )
+
+_TYPES = (int, int | None, *[str] * 5, str | None, int | None, int | None, str, bytes, bytes)
 
 SELECT_BEGUN = (
     "SELECT user, json_extract(detail, '$.message') FROM audit WHERE version = ? AND action = 'edit-begin' "
@@ -85,7 +87,8 @@ def _chain(database: Database, told: tuple[object, ...]) -> None:
 
 
 def read_all(database: Database) -> list[AuditRow]:
-    return [AuditRow(*row) for row in database.query(f"{_SELECT} ORDER BY id")]
+    rows = database.query(f"{_SELECT} ORDER BY id")
+    return [AuditRow(*typed(database.path, "audit", _TYPES, row)) for row in rows]
 
 
 def broken_links(database: Database) -> list[str]:

@@ -20,6 +20,8 @@ def read(database: Database, version: int, total_clusters: int) -> Runs:
     Raises :class:`~sqlimage.errors.FormatError` where one leaves the medium.
     """
     rows = database.rows("SELECT start_cluster, end_cluster FROM effective_bitmap WHERE version = ?", [version])
+    if rows and not total_clusters:
+        return Runs.empty()  # a medium without a byte has no rows of its own to say so
     for row in rows:
         start, end = typed(database.path, "bitmap", (int, int), row)
         if not 0 <= start <= end < total_clusters:

@@ -37,6 +37,14 @@ _NEXT = "SELECT start_cluster FROM cluster_map WHERE version = ? AND start_clust
 _BEFORE = (
     "SELECT end_cluster FROM cluster_map WHERE version = ? AND start_cluster < ? ORDER BY start_cluster DESC LIMIT 1"
 )
+_NEXT_DATA = (
+    "SELECT start_cluster FROM cluster_map WHERE version = ? AND start_cluster >= ? AND data IS NOT NULL "
+    "ORDER BY start_cluster LIMIT 1"
+)
+_DATA_BEFORE = (
+    "SELECT end_cluster, data FROM cluster_map WHERE version = ? AND start_cluster < ? "
+    "ORDER BY start_cluster DESC LIMIT 1"
+)
 _TYPES = (int, int, int | None, int)
 
 
@@ -97,6 +105,19 @@ def next_mapped(database: Database, version: int, cluster: int) -> int | None:
     if before is not None and typed(database.path, "cluster_map", (int,), before)[0] >= cluster:
         return cluster
     found = database.row(_NEXT, [version, cluster])
+    return None if found is None else int(typed(database.path, "cluster_map", (int,), found)[0])
+
+
+def next_data(database: Database, version: int, cluster: int) -> int | None:
+    """The first cluster from ``cluster`` on that one of the version's own records has data for; None where none has."""
+    before = database.row(_DATA_BEFORE, [version, cluster])
+    if (
+        before is not None
+        and before[1] is not None
+        and typed(database.path, "cluster_map", (int, int), before)[0] >= cluster
+    ):
+        return cluster
+    found = database.row(_NEXT_DATA, [version, cluster])
     return None if found is None else int(typed(database.path, "cluster_map", (int,), found)[0])
 
 

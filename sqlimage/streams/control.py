@@ -157,7 +157,8 @@ def versions(database: Database) -> list[Control]:
 def volumes(database: Database, control: Control) -> list[Volume]:
     """The volumes of a version, by number; each lies within the medium."""
     found = [
-        Volume(*row) for row in database.rows(f"{_SELECT_VOLUME} WHERE version = ? ORDER BY number", [control.version])
+        Volume(*typed(database.path, "volume", _types(Volume), row))
+        for row in database.rows(f"{_SELECT_VOLUME} WHERE version = ? ORDER BY number", [control.version])
     ]
     for volume in found:
         end = volume.offset_clusters * control.bytes_per_cluster + volume.length_bytes

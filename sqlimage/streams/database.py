@@ -52,10 +52,11 @@ class Database:
         self._log_pages = 0
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> Database:
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False, leave_alone: bool = False) -> Database:
         """Open an image and check that it is one: identity, version, features, and the schema object by object.
 
         Read-only never writes, not even to take back what an interrupted change left: that is refused with a hint.
+        ``leave_alone`` makes no file beside it either, where nobody has it open: for a short look at somebody else's.
         Raises :class:`~sqlimage.errors.NotFoundError`, :class:`~sqlimage.errors.FormatError`,
         :class:`~sqlimage.errors.RefusedError`.
         """
@@ -71,7 +72,8 @@ class Database:
                 f"{path}: cannot be written", hint="check its permissions, or copy it from read-only media"
             )
         mode = "rw" if writable else "ro"
-        if has_log and not writable and not os.access(os.path.dirname(path), os.W_OK):
+        is_at_rest = leave_alone and not os.path.exists(path + "-wal")
+        if has_log and not writable and (is_at_rest or not os.access(os.path.dirname(path), os.W_OK)):
             mode += readable_alone(path)
         with translated(path):
             connection = _connect(path, mode)
@@ -291,6 +293,8 @@ def translated(path: str) -> Iterator[None]:
         raise FormatError(f"{path}: a value is larger than the format allows ({problem})") from None
     except apsw.AuthError as problem:
         raise RefusedError(f"{path}: {problem}") from None
+    except (apsw.ConstraintError, apsw.SQLError) as problem:
+        raise FormatError(f"{path}: holds what the format does not allow ({problem})") from None
     except (UnicodeDecodeError, OverflowError, apsw.MismatchError) as problem:
         raise FormatError(f"{path}: holds a value that the format does not allow ({problem})") from None
 

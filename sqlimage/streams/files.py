@@ -45,17 +45,33 @@ _TYPES = (int, str, str, int | None, str | None, int | None, str | None, int | N
 _OWNERS = "SELECT DISTINCT volume, path FROM owner WHERE version = ?1 AND start_cluster <= ?3 AND end_cluster >= ?2"
 
 
+_NUMBER, _TEXT, _BYTES, _NONE = (frozenset[type]({one}) for one in (int, str, bytes, type(None)))
+_EXTENT_TYPES = (_NUMBER, _TEXT, _NUMBER, _NUMBER, _NUMBER)
+_ROW_TYPES = (
+    *(_NUMBER, _NUMBER, _TEXT, _TEXT | _NONE, _NUMBER | _NONE, _TEXT | _NONE, _NUMBER | _NONE, _TEXT | _NONE),
+    *(_NUMBER | _NONE, _BYTES | _NONE),
+)
+
+
 def every_row(database: Database, version: int, volume: int) -> list[Row]:
     """All names of a volume as they are in a version: the columns of ``file``, with 0 for the version."""
-    return database.rows(_SELECT_OWN if _is_root(database, version) else _SELECT_EFFECTIVE, [version, volume])
+    rows = database.rows(_SELECT_OWN if _is_root(database, version) else _SELECT_EFFECTIVE, [version, volume])
+    _check_types(database, "file", rows, _ROW_TYPES)
+    return rows
 
 
 def every_extent(database: Database, version: int, volume: int) -> list[Row]:
     """Where all contents of a volume lie in a version: record, stream, file offset, start and length in clusters."""
     rows = database.rows(_SELECT_OWN_EXTENTS if _is_root(database, version) else _SELECT_EXTENTS, [version, volume])
-    if {type(row[0]) for row in rows} - {int} or {type(row[1]) for row in rows} - {str}:
-        raise FormatError(f"{database.path}: extent holds values of types that the format does not allow")
+    _check_types(database, "extent", rows, _EXTENT_TYPES)
     return rows
+
+
+def _check_types(database: Database, table: str, rows: list[Row], types: tuple[frozenset[type], ...]) -> None:
+    """As :func:`~sqlimage.streams.database.typed`, for very many rows: column by column."""
+    for column, allowed in enumerate(types):
+        if not {type(row[column]) for row in rows} <= allowed:
+            raise FormatError(f"{database.path}: {table} holds values of types that the format does not allow")
 
 
 def _is_root(database: Database, version: int) -> bool:

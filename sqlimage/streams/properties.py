@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from sqlimage.errors import UsageError
-from sqlimage.streams.database import Database
+from sqlimage.streams.database import Database, typed
 
 Value = str | int | float | bytes | None
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*")
@@ -73,4 +73,4 @@ def put(database: Database, version: int, name: str, value: Value) -> None:
 def read_all(database: Database, version: int) -> dict[str, Value]:
     """Every property that holds for a version, by name."""
     rows = database.query("SELECT name, value FROM effective_property WHERE version = ? ORDER BY name", [version])
-    return dict(rows)
+    return {str(typed(database.path, "property", (str,), row[:1])[0]): row[1] for row in rows}

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlimage.errors import RefusedError, SqlimageError
+from sqlimage.errors import FormatError, RefusedError, SqlimageError
 from sqlimage.image.lineage import SEARCH_VARIABLE, candidates, places
 from sqlimage.streams import control, data
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
+from sqlimage.streams.header import check_header
 from sqlimage.streams.writer import holder
 
 
@@ -28,29 +29,52 @@ class ChildFile:
 
     def needs(self) -> set[bytes]:
         """The digests of the contents that it has in other files."""
-        with Database.open(self.path) as database:
+        with Database.open(self.path, leave_alone=True) as database:
             return {row[0] for row in database.query(data.WITHOUT_BYTES)}
+
+    def holds(self, digests: set[bytes]) -> set[bytes]:
+        """Those of some contents whose bytes it has."""
+        with Database.open(self.path, leave_alone=True) as database:
+            return {digest for digest in digests if database.row(data.IS_HELD, [digest]) is not None}
 
 
 class Children:
     """The child files of an image beside it, in the directories that are searched, and their own child files."""
 
-    def __init__(self, database: Database, search: Sequence[str]) -> None:
+    def __init__(
+        self, database: Database, search: Sequence[str], *, strict: bool = True, gone: Iterable[Control] = ()
+    ) -> None:
+        """``gone`` are versions that were in the file until now. Where ``strict``, raises
+        :class:`~sqlimage.errors.RefusedError` for a file that may be an image and cannot be looked at just now: it may
+        be a child that would be lost."""
         self._path = database.path
         self.searched = places(database.path, search)
         found: list[ChildFile] = []
         for path in candidates(database.path, None, search):
             try:
-                with Database.open(path) as other:
+                with Database.open(path, leave_alone=True) as other:
                     found.append(ChildFile(path, tuple(control.versions(other))))
-            except SqlimageError:
-                continue  # whatever it is, no version of it can be read
+            except SqlimageError as problem:
+                if strict and _may_be_image(path):
+                    raise RefusedError(
+                        f"{path}: may be a child of this image and cannot be looked at ({problem.message})",
+                        hint="run `sqlimage verify --recover` on it, or move it away",
+                    ) from None
         self.files: list[ChildFile] = []
-        known = {version.uuid for version in control.versions(database)}
+        known = {version.uuid for version in (*control.versions(database), *gone)}
         while grown := [one for one in found if any(version.parent_uuid in known for version in one.leading_out())]:
             self.files += grown
             found = [one for one in found if one not in grown]
             known |= {version.uuid for one in grown for version in one.versions}
+
+    def below(self, uuids: set[str]) -> list[ChildFile]:
+        """The child files with a version that builds on one of some versions, and theirs in turn."""
+        known, below, others = set(uuids), list[ChildFile](), list(self.files)
+        while grown := [one for one in others if any(version.parent_uuid in known for version in one.leading_out())]:
+            below += grown
+            others = [one for one in others if one not in grown]
+            known |= {version.uuid for one in grown for version in one.versions}
+        return below
 
     def refuse_to_remove(self, doomed: Iterable[Control], what: str) -> None:
         """Raise :class:`~sqlimage.errors.RefusedError` where one of the versions is the parent of one in a child
@@ -85,3 +109,14 @@ class Children:
         """Where children were looked for."""
         where = ", ".join(map(os.path.relpath, self.searched))
         return f"children were looked for in {where}; name other directories with --search or in {SEARCH_VARIABLE}"
+
+
+def _may_be_image(path: str) -> bool:
+    """Whether a file that cannot be opened may be an image all the same."""
+    try:
+        check_header(path)
+    except FormatError:
+        return False
+    except SqlimageError:
+        return True
+    return True

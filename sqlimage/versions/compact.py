@@ -95,6 +95,10 @@ def compact(
         children = Children(database, search)
         children.refuse_where_written()
         needed = set[bytes]().union(*(child.needs() for child in children.files))
+        with database.transaction():  # first, for it may be interrupted
+            audit.append(
+                database, "compact", tool=TOOL, version=None, detail={"begun": True, "message": message}, user=user
+            )
         dropped = _drop_unused(database, needed)
         recut = _Recut()
         for version in control.versions(database):
@@ -248,7 +252,7 @@ def _write_chunk(database: Database, version: Control, content: bytes, moved: li
             found = database.row(data.FIND, [name])
             assert found is not None
             number = found[0]
-            database.run(data.FILL, [len(stored), flags, stored, number])
+            database.run(data.FILL, [len(content), len(stored), flags, stored, number])
         made = 1
     else:
         number = row[0]

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sqlimage.errors import RefusedError
+from sqlimage.errors import DamagedError, RefusedError
 from sqlimage.image import effective
 from sqlimage.image.chunks import content_of, read_stored
 from sqlimage.image.image import Version
 from sqlimage.streams import audit, bitmap, cluster_map, control, data, files, properties
+from sqlimage.streams.cluster_map import MapTable
 from sqlimage.streams.data import StoredChunk
 from sqlimage.streams.database import Database
 from sqlimage.streams.newfile import NewImage
@@ -65,6 +66,7 @@ def flatten(
         copying.run(progress)
         uuid = control.new_uuid()
         _tell(database, version, uuid, copying.stored_bytes)
+        problems = [problem for file in reading.lineage.files for problem in audit.broken_links(file)]
         _repeat_audit(database, reading)
         audit.append(
             database,
@@ -77,6 +79,7 @@ def flatten(
                 "versions": len(reading.lineage.links),
                 "uuid": uuid,
                 "message": message,
+                **({"audit_problems": problems[:10]} if problems else {}),
             },
             user=user,
         )
@@ -101,6 +104,7 @@ class _Copying:
         self._reading = reading
         self._new = new
         self._numbers: dict[int, int] = {}
+        self._lengths: dict[int, int] = {}
         self._by_name: dict[bytes, int] = {}
         self.contents = self.stored_bytes = 0
 
@@ -111,6 +115,7 @@ class _Copying:
             for table in effective.pages(reading.lineage, reading.connections):
                 self._copy(table.data, pool)
                 backed = table.data > 0
+                self._check(MapTable(*(column[backed] for column in table.columns())))
                 rows = zip(
                     table.start[backed].tolist(),
                     table.end[backed].tolist(),
@@ -126,6 +131,14 @@ class _Copying:
                     progress(int(table.end[-1]) * reading.unit, reading.total_clusters * reading.unit)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _check(self, table: MapTable) -> None:
+        """Every record lies within its content."""
+        lengths = np.array([self._lengths[key] for key in table.data.tolist()], dtype=np.int64)
+        wrong = table.data_offset + (table.end - table.start + 1) * self._reading.unit > lengths
+        if wrong.any():
+            number = effective.key_of(int(table.data[wrong][0]))[1]
+            raise DamagedError(f"{self._reading.path}: a map record reaches beyond data {number}", data=number)
 
     def _copy(self, keys: np.ndarray[tuple[int], np.dtype[np.int64]], pool: ThreadPoolExecutor) -> None:
         """The contents that these keys name and that are not there yet, by the order in which they are first named."""
@@ -157,6 +170,7 @@ class _Copying:
             if before // _WRITEBACK_BYTES != self.stored_bytes // _WRITEBACK_BYTES:
                 self._new.start_writeback()
         self._numbers[key] = number
+        self._lengths[key] = chunk.length
 
 
 def _tell(database: Database, version: Version, uuid: str, stored_bytes: int) -> None:

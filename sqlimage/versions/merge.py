@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import apsw
-
-from sqlimage.errors import FormatError, RefusedError
+from sqlimage.errors import FormatError, RefusedError, UsageError
 from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.lineage import resolve
+from sqlimage.image.soundness import broken_records
 from sqlimage.image.writing import writing
 from sqlimage.streams import audit, control, data
 from sqlimage.streams.control import Control
@@ -22,8 +22,10 @@ from sqlimage.streams.database import Database, translated
 from sqlimage.streams.writer import holder
 from sqlimage.tool import TOOL
 from sqlimage.versions.removal import refuse_open
+from sqlimage.versions.within import Within, fill
 
 _BATCH_ROWS = 32
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # Numbers of the child's contents in the parent's file: those that are there, by digest, and new ones for the others.
 _RENUMBER = (
@@ -56,7 +58,8 @@ _COPY_DATA = (
 )
 # What the parent's file knew of without having its bytes, and the child has.
 _FILL_DATA = (
-    "UPDATE main.data SET bytes = theirs.bytes, flags = theirs.flags, stored_bytes = theirs.stored_bytes "
+    "UPDATE main.data "
+    "SET length = theirs.length, bytes = theirs.bytes, flags = theirs.flags, stored_bytes = theirs.stored_bytes "
     "FROM temp.arriving_data AS mine JOIN child.data AS theirs ON theirs.id = mine.old "
     "WHERE main.data.id = mine.new AND NOT mine.is_new AND main.data.bytes IS NULL AND theirs.bytes IS NOT NULL"
 )
@@ -123,13 +126,16 @@ def merge(
     with Database.open(child_path) as theirs, writing(into_path, "merging a child into it") as database:
         if writer := holder(child_path):
             raise RefusedError(f"{child_path}: is being written by {writer}", hint="try again when that has finished")
-        arriving, present = _arriving(theirs, database, [*search, os.path.dirname(into_path)])
+        places = [*search, os.path.dirname(into_path)]
+        arriving, present = _arriving(theirs, database)
         stored_bytes = contents = 0
         if arriving:
+            _check(theirs, [old for old, _ in arriving])
             _verify(theirs, [version.version for version, _ in arriving])
             with _attached(database, theirs), database.transaction():
                 contents, stored_bytes = _copy(database, arriving)
                 head = _tell(database, theirs, arriving)
+                stored_bytes += _make_whole(database, theirs, arriving, places)
                 audit.append(
                     database,
                     "merge",
@@ -155,38 +161,77 @@ def merge(
     )
 
 
-def _arriving(
-    theirs: Database, database: Database, search: Sequence[str]
-) -> tuple[list[tuple[Control, Control]], list[str]]:
+def _arriving(theirs: Database, database: Database) -> tuple[list[tuple[Control, Control]], list[str]]:
     """The versions that come over as they are and as they will be, parents first; and the UUIDs of those that are here
     already."""
     versions = control.versions(theirs)
     refuse_open(theirs, versions, "merged")
-    known = {version.uuid for version in control.versions(database)}
-    labels = {version.label for version in control.versions(database)}
+    here = control.versions(database)
+    known, labels = {version.uuid for version in here}, {version.label for version in here}
     present = [version.uuid for version in versions if version.uuid in known]
-    waiting = [version for version in versions if version.uuid not in known]
-    arriving: list[tuple[Control, Control]] = []
+    below: dict[str | None, list[Control]] = {}
+    for version in versions:
+        if version.uuid not in known:
+            below.setdefault(version.parent_uuid, []).append(version)
     number = control.next_version(database)
-    while waiting:
-        ready = [version for version in waiting if version.parent_uuid in known]
-        if not ready:
-            lost = waiting[0]
-            parent = f"its parent {lost.parent_uuid}" if lost.parent_uuid else "a parent"
-            raise RefusedError(
-                f"{database.path}: does not hold {parent} of version {lost.version} of {theirs.path}",
-                hint="merge into the file that `sqlimage versions` shows as its parent",
-            )
-        for version in ready:
-            resolve(theirs, version, search).close()  # it can be read now, so that it can be afterwards
-            label = _free_label(version.label, labels)
-            new = dataclasses.replace(version, version=number, parent_name=None, label=label)
-            arriving.append((version, new))
-            labels.add(label)
-            known.add(version.uuid)
-            number += 1
-        waiting = [version for version in waiting if version not in ready]
+    arriving: list[tuple[Control, Control]] = []
+    waiting = [version for uuid in below if uuid in known for version in below[uuid]]
+    for version in waiting:  # which grows
+        label = _free_label(version.label, labels)
+        labels.add(label)
+        new = dataclasses.replace(version, version=number + len(arriving), parent_name=None, label=label)
+        arriving.append((version, new))
+        waiting += below.get(version.uuid, [])
+    if len(arriving) + len(present) < len(versions):
+        reached = {old.uuid for old, _ in arriving} | known
+        lost = next(version for version in versions if version.uuid not in reached)
+        parent = f"its parent {lost.parent_uuid}" if lost.parent_uuid else "a parent"
+        raise RefusedError(
+            f"{database.path}: does not hold {parent} of version {lost.version} of {theirs.path}",
+            hint="merge into the file that `sqlimage versions` shows as its parent",
+        )
     return arriving, present
+
+
+def _check(theirs: Database, versions: Sequence[Control]) -> None:
+    """Raise :class:`~sqlimage.errors.FormatError` for a child whose rows would do harm in its parent's file."""
+    problems = audit.broken_links(theirs)
+    for version in versions:
+        if not _UUID.fullmatch(version.uuid):
+            problems.append(f"version {version.version} has the UUID {version.uuid!r}")
+        try:
+            control.check_label(version.label)
+        except UsageError as problem:
+            problems.append(problem.message)
+        problems += broken_records(theirs, version)
+    if problems:
+        raise FormatError(f"{theirs.path}: {problems[0]}", hint="`sqlimage verify` tells all that is wrong with it")
+
+
+def _make_whole(
+    database: Database, theirs: Database, arriving: Sequence[tuple[Control, Control]], places: Sequence[str]
+) -> int:
+    """See to it that every version that came finds all it names from here; stored bytes that were copied for it.
+
+    Within the transaction that brought them. Raises :class:`~sqlimage.errors.RefusedError` where the parent here is not
+    sealed, and :class:`~sqlimage.errors.FormatError` where it is counted in other clusters.
+    """
+    came = {new.uuid: new for _, new in arriving}
+    line: dict[str, str] = {}
+    """Of each version, the oldest of those that came in its lineage."""
+    for _, new in arriving:
+        line[new.uuid] = line.get(new.parent_uuid or "", new.uuid)
+    copied = 0
+    for old, root in arriving:
+        if line[root.uuid] == root.uuid:
+            source = resolve(theirs, old, places)
+            try:
+                with Within(database, root, places) as within:
+                    numbers = [came[uuid].version for uuid, first in line.items() if first == root.uuid]
+                    copied += fill(database, numbers, within, source.files)
+            finally:
+                source.close()
+    return copied
 
 
 def _free_label(label: str | None, taken: set[str | None]) -> str | None:
@@ -243,26 +288,21 @@ def _attached(database: Database, theirs: Database) -> Iterator[None]:
 
 def _copy(database: Database, arriving: Sequence[tuple[Control, Control]]) -> tuple[int, int]:
     """All streams of the versions; how many contents came, and their stored bytes."""
-    try:
-        for statement in _WANTED:
-            database.run(statement)
-        database.run_many(
-            "INSERT INTO temp.arriving VALUES (?, ?)", [(old.version, new.version) for old, new in arriving]
+    for statement in _WANTED:
+        database.run(statement)
+    database.run_many("INSERT INTO temp.arriving VALUES (?, ?)", [(old.version, new.version) for old, new in arriving])
+    if database.row(_DANGLING) is not None:
+        raise FormatError("a cluster map record of the child names data that is missing")
+    for statement in (_WANT, *_RENUMBER):
+        database.run(statement)
+    came = database.row(_COMING)
+    for statement in (_COPY_DATA, _FILL_DATA, _COPY_MAP):
+        database.run(statement)
+    for table, columns in _COPIED.items():
+        database.run(
+            f"INSERT INTO main.{table} (version, {columns}) SELECT arriving.new, {columns} FROM temp.arriving "
+            f"JOIN child.{table} AS theirs ON theirs.version = arriving.old ORDER BY arriving.new"
         )
-        if database.row(_DANGLING) is not None:
-            raise FormatError("a cluster map record of the child names data that is missing")
-        for statement in (_WANT, *_RENUMBER):
-            database.run(statement)
-        came = database.row(_COMING)
-        for statement in (_COPY_DATA, _FILL_DATA, _COPY_MAP):
-            database.run(statement)
-        for table, columns in _COPIED.items():
-            database.run(
-                f"INSERT INTO main.{table} (version, {columns}) SELECT arriving.new, {columns} FROM temp.arriving "
-                f"JOIN child.{table} AS theirs ON theirs.version = arriving.old ORDER BY arriving.new"
-            )
-    except apsw.ConstraintError as problem:
-        raise FormatError(f"the child holds a row that the format does not allow ({problem})") from None
     assert came is not None
     return came[0], came[1]
 

@@ -68,6 +68,8 @@ def prune(
                 remove_rows(database, version.version)
             freed, gone = remove_unused(database, candidates)
             children.refuse_to_drop(gone, "pruned")
+            # Once more, for a child may have been made meanwhile.
+            Children(database, search, gone=doomed).refuse_to_remove(doomed, "pruned")
             arrangement.count(database)
             for version in doomed:
                 told = {"uuid": version.uuid, "label": version.label, "parent": version.parent_uuid, "message": message}

@@ -35,10 +35,10 @@ class Reading:
         self.total_clusters = version.control.total_clusters
         self._names: dict[int, bytes] = {}
 
-    def next_mapped(self, cluster: int) -> int | None:
-        """The first cluster from ``cluster`` on that any version of the lineage says something about."""
+    def next_data(self, cluster: int) -> int | None:
+        """The first cluster from ``cluster`` on that any version of the lineage has data for: all before are zeros."""
         found = [
-            cluster_map.next_mapped(self.connections[link.file].mine(), link.control.version, cluster)
+            cluster_map.next_data(self.connections[link.file].mine(), link.control.version, cluster)
             for link, shown in zip(self.lineage.links, reach(self.lineage), strict=True)
             if shown > cluster
         ]
@@ -113,7 +113,7 @@ def differing(a: Reading, b: Reading, within: Runs | None = None) -> Iterator[St
         wanted = None if within is None else within.clip(low, high)
         if wanted is None or len(wanted):
             yield from _differing_between(a, b, low, high, wanted, codes)
-        low = min((n for n in (a.next_mapped(high), b.next_mapped(high)) if n is not None), default=None)
+        low = min((n for n in (a.next_data(high), b.next_data(high)) if n is not None), default=None)
 
 
 def _differing_between(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +9,9 @@ from dataclasses import dataclass
 from sqlimage.errors import RefusedError, UsageError
 from sqlimage.extent import Runs
 from sqlimage.image.changes import Places, Side
-from sqlimage.image.chunks import content_of, read_row, read_stored
+from sqlimage.image.chunks import read_row
 from sqlimage.image.delta import Delta
 from sqlimage.image.effective import key_of
-from sqlimage.image.holding import Holdings
 from sqlimage.image.image import Image, Version
 from sqlimage.image.writing import give_back_space, writing
 from sqlimage.streams import arrangement, audit, cluster_map, control, data, files, properties
@@ -24,12 +22,9 @@ from sqlimage.tool import TOOL
 from sqlimage.versions.children import Children
 from sqlimage.versions.reading import Reading, Stretch, differing
 from sqlimage.versions.removal import mapped_data, refuse_open, remove_unused
+from sqlimage.versions.within import Within, fill
 
 _OWN = ("cluster_map", "file", "extent", "bitmap", "property")
-_WITHOUT_BYTES = (
-    "SELECT DISTINCT data.id, data.digest FROM cluster_map JOIN data ON data.id = cluster_map.data "
-    "WHERE data.bytes IS NULL AND cluster_map.version IN (SELECT value FROM json_each(?))"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +76,9 @@ def rebase(
             children = Children(database, search)
             children.refuse_where_written()
             with database.transaction():
-                copied = job.write()
-                job.refuse_orphans(children)
+                copied = job.write(places, children)
+                for connections in theirs.connections:
+                    connections.check()  # nobody has pruned the new parent meanwhile
                 arrangement.count(database)
                 audit.append(
                     database,
@@ -149,9 +145,9 @@ class _Rebasing:
         self._child = child
         self._parent = parent
         self._mine = mine
-        self._held = Holdings(theirs.lineage, theirs.connections, 0 if same_file else None)
         self._parent_name = None if same_file else os.path.basename(parent.image.path)
-        self._stretches: list[Stretch] = list(differing(mine, theirs))
+        whole = Runs.of([(0, mine.total_clusters)])  # the parent's medium may be longer
+        self._stretches: list[Stretch] = list(differing(mine, theirs, whole))
         self.own_clusters = sum(stretch.clusters for stretch in self._stretches)
         self._delta = self._files()
         self._allocated: Runs = child.allocated()
@@ -174,17 +170,24 @@ class _Rebasing:
             delta.compare(volume, Side.empty())
         return delta
 
-    def refuse_orphans(self, children: Children) -> None:
-        """Child files may refer to what only the old ancestors hold; to be asked when all is written."""
-        lost: set[bytes] = set()
-        for child in children.files:
-            for digest in child.needs():
-                row = self._database.row(data.IS_HELD, [digest])
-                if row is None and self._held.find(digest) is None:
-                    lost.add(digest)
-        children.refuse_to_drop(lost, "rebased")
+    def refuse_orphans(self, children: Children, within: Within) -> None:
+        """Child files of the version, and theirs, may refer to what only the old ancestors hold; to be asked when all
+        is written."""
+        uuids = {version.uuid for version in _descendants(self._database, self._child.control)}
+        affected = children.below(uuids)
+        for child in affected:
+            lost = {digest for digest in child.needs() if not within.holds(digest)}
+            for other in affected:
+                if lost and other is not child:
+                    lost -= other.holds(lost)
+            if lost:
+                raise RefusedError(
+                    f"{self._database.path}: version {self._child.number} cannot be rebased: {child.path} refers to "
+                    "contents that only its old parent holds",
+                    hint="merge, rebase or flatten that child first",
+                )
 
-    def write(self) -> int:
+    def write(self, search: Sequence[str], children: Children) -> int:
         """All rows of the version as the child of its new parent; the stored bytes that were copied."""
         database, number = self._database, self._child.number
         before = mapped_data(database, [number])
@@ -199,10 +202,19 @@ class _Rebasing:
         for name, value in self._properties.items():
             properties.put(database, number, name, value)
         freed, _ = remove_unused(database, before)
-        copied = self._fill()
-        stored_bytes = self._child.control.stored_bytes + copied - freed.stored_bytes
-        parent = self._parent.control
-        control.adopt(database, number, parent.uuid, self._parent_name, max(0, stored_bytes))
+        parent, old = self._parent.control, self._child.control
+        control.adopt(database, number, parent.uuid, self._parent_name, old.stored_bytes)
+        current = control.by_uuid(database, old.uuid)
+        assert current is not None
+        # As its readers will find it: from its own file, and whatever was removed by now is gone.
+        with Within(database, current, search) as within:
+            if not any(link.control.uuid == parent.uuid for link in within.lineage.links):
+                raise RefusedError(f"{database.path}: the new parent {parent.uuid} is not found from there")
+            versions = [version.version for version in _descendants(database, old)]
+            copied = fill(database, versions, within, self._mine.lineage.files)
+            self.refuse_orphans(children, within)
+        stored_bytes = max(0, old.stored_bytes + copied - freed.stored_bytes)
+        control.adopt(database, number, parent.uuid, self._parent_name, stored_bytes)
         return copied
 
     def _number(self, key: int) -> int | None:
@@ -220,38 +232,15 @@ class _Rebasing:
             return fresh
         return int(known[0])
 
-    def _fill(self) -> int:
-        """Copy what this version, and those of the file that build on it, have from the old ancestors and would not
-        find in the new ones."""
-        versions = json.dumps(_descendants(self._database, self._child.control))
-        copied = 0
-        for number, digest in self._database.rows(_WITHOUT_BYTES, [versions]):
-            if self._held.find(digest) is None:
-                found = self._find(digest, number)
-                self._database.run(data.FILL, [len(found[1]), found[0], found[1], number])
-                copied += len(found[1])
-        return copied
 
-    def _find(self, digest: bytes, number: int) -> tuple[int, bytes]:
-        """Flags and stored bytes of a content, verified, from the old lineage."""
-        for file, connections in enumerate(self._mine.connections):
-            row = connections.mine().row(data.IS_HELD, [digest])
-            if row is not None:
-                chunk = read_stored(self._mine.connections, (file, row[0]))
-                content_of(chunk)
-                assert chunk.stored is not None
-                return chunk.flags, chunk.stored
-        raise RefusedError(f"{self._database.path}: the bytes of data {number} are in no file of its lineage")
-
-
-def _descendants(database: Database, root: Control) -> list[int]:
+def _descendants(database: Database, root: Control) -> list[Control]:
     """A version and all of the file that build on it."""
-    known, numbers = {root.uuid}, [root.version]
+    known, found = {root.uuid}, [root]
     every = control.versions(database)
     while grown := [one for one in every if one.parent_uuid in known and one.uuid not in known]:
         known |= {one.uuid for one in grown}
-        numbers += [one.version for one in grown]
-    return numbers
+        found += grown
+    return found
 
 
 def _differences(before: dict[str, Value], after: dict[str, Value]) -> dict[str, Value]:

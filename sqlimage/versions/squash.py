@@ -55,6 +55,15 @@ _FOLD = (
     "WHERE newer.version = ?2 AND newer.name = property.name)",
     "DELETE FROM bitmap WHERE version = ?1 AND EXISTS (SELECT 1 FROM bitmap AS newer WHERE newer.version = ?2)",
 )
+# What an older version hides under a path that the newer one uses again, it goes on hiding, under a name no file has.
+_HIDE_ON = """
+INSERT OR IGNORE INTO file (version, volume, path, record, stream, deleted)
+SELECT ?2, old.volume, '/:' || old.record || ':' || old.stream, old.record, old.stream, 1
+FROM file AS old JOIN file AS newer ON newer.version = ?2 AND newer.volume = old.volume AND newer.path = old.path
+WHERE old.version = ?1 AND old.deleted = 1 AND old.record IS NOT NULL AND NOT EXISTS (
+  SELECT 1 FROM temp.told
+  WHERE told.volume = old.volume AND told.record = old.record AND told.stream = old.stream)
+"""
 _TAKE_OVER = ("extent", "file", "property", "bitmap")
 
 # What only hides an ancestor's, where there is no ancestor any more.
@@ -112,6 +121,8 @@ def squash(
             lost = _fold_all(database, newest, doomed)
             freed, gone = remove_unused(database, lost)
             children.refuse_to_drop(gone, "squashed")
+            # Once more, for a child may have been made meanwhile.
+            Children(database, search, gone=doomed).refuse_to_remove(doomed, "squashed")
             stored_bytes = sum(version.stored_bytes for version in chain) - freed.stored_bytes
             control.adopt(database, newest.version, oldest.parent_uuid, oldest.parent_name, max(0, stored_bytes))
             arrangement.count(database)
@@ -147,7 +158,7 @@ def _fold_all(database: Database, newest: Control, doomed: Sequence[Control]) ->
         for older in doomed:
             reach = min(reach, older.total_clusters)
             lost |= _fold_map(database, older.version, newest, reach)
-            for statement in _FOLD:
+            for statement in (_HIDE_ON, *_FOLD):
                 database.run(statement, [older.version, number] if "?2" in statement else [older.version])
             database.run(_TOLD, [older.version])
             for table in _TAKE_OVER:

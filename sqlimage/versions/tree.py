@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlimage.errors import SqlimageError
 from sqlimage.image.image import Image
-from sqlimage.image.lineage import resolve
+from sqlimage.image.lineage import candidates
 from sqlimage.streams import control
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
@@ -16,13 +16,17 @@ from sqlimage.versions.children import Children
 # Stored bytes that only records of one version name, those that records of several name, and those that lie in other
 # files.
 _SIZES = """
-WITH used AS (SELECT DISTINCT version, data FROM cluster_map WHERE data IS NOT NULL),
-     counted AS (SELECT data, count(*) AS versions FROM used GROUP BY data)
+WITH used AS MATERIALIZED (SELECT DISTINCT version, data FROM cluster_map WHERE data IS NOT NULL),
+     counted AS MATERIALIZED (
+       SELECT used.data AS data, count(*) AS versions,
+              (SELECT CASE WHEN bytes IS NULL THEN -stored_bytes ELSE stored_bytes END
+               FROM data WHERE data.id = used.data) AS size
+       FROM used GROUP BY used.data)
 SELECT used.version,
-       sum(CASE WHEN data.bytes IS NOT NULL AND counted.versions = 1 THEN data.stored_bytes ELSE 0 END),
-       sum(CASE WHEN data.bytes IS NOT NULL AND counted.versions > 1 THEN data.stored_bytes ELSE 0 END),
-       sum(CASE WHEN data.bytes IS NULL THEN data.stored_bytes ELSE 0 END)
-FROM used JOIN counted ON counted.data = used.data JOIN data ON data.id = used.data
+       sum(CASE WHEN size > 0 AND versions = 1 THEN size ELSE 0 END),
+       sum(CASE WHEN size > 0 AND versions > 1 THEN size ELSE 0 END),
+       sum(CASE WHEN size < 0 THEN -size ELSE 0 END)
+FROM used JOIN counted ON counted.data = used.data
 GROUP BY used.version
 """
 _OWN_CLUSTERS = "SELECT version, sum(end_cluster - start_cluster + 1) FROM cluster_map GROUP BY version"
@@ -77,6 +81,7 @@ def version_tree(image: Image) -> Tree:
     sizes = {row[0]: row[1:] for row in database.query(_SIZES)}
     changed: dict[int, int] = dict(database.rows(_OWN_CLUSTERS))
     every = control.versions(database)
+    parents = _parent_files(database, every, image.search)
     branches = [
         Branch(
             version.version,
@@ -86,14 +91,14 @@ def version_tree(image: Image) -> Tree:
             version.state,
             version.created_at,
             version.parent_uuid,
-            None if depth or version.parent_uuid is None else _parent_file(database, version, image.search),
+            None if depth else parents.get(version.parent_uuid or ""),
             version.medium_bytes,
             changed.get(version.version, 0) * version.bytes_per_cluster,
             *sizes.get(version.version, (0, 0, 0)),
         )
         for version, depth in _in_order(every)
     ]
-    children = Children(database, image.search)
+    children = Children(database, image.search, strict=False)
     found = tuple(Descendant(child.path, len(child.versions)) for child in children.files)
     return Tree(image.path, tuple(branches), found, tuple(children.searched))
 
@@ -111,12 +116,22 @@ def _in_order(every: Sequence[Control]) -> Iterator[tuple[Control, int]]:
         waiting += [(child, depth + 1) for child in reversed(below.get(version.uuid, []))]
 
 
-def _parent_file(database: Database, version: Control, search: Sequence[str]) -> str | None:
-    try:
-        lineage = resolve(database, version, search)
-    except SqlimageError:
-        return None
-    try:
-        return lineage.files[lineage.links[1].file].path
-    finally:
-        lineage.close()
+def _parent_files(database: Database, every: Sequence[Control], search: Sequence[str]) -> dict[str, str]:
+    """Where the parents lie that are in other files, by UUID, as far as they are found."""
+    here = {version.uuid for version in every}
+    wanted = {
+        version.parent_uuid: version for version in every if version.parent_uuid and version.parent_uuid not in here
+    }
+    found: dict[str, str] = {}
+    hints = {version.parent_name for version in wanted.values()}
+    for path in candidates(database.path, next(iter(hints)) if len(hints) == 1 else None, search) if wanted else ():
+        try:
+            with Database.open(path, leave_alone=True) as other:
+                for uuid in control.uuids(other):
+                    if uuid in wanted:
+                        found.setdefault(uuid, path)
+        except SqlimageError:
+            continue
+        if len(found) == len(wanted):
+            break
+    return found
