@@ -151,7 +151,12 @@ def _cut_again_and_again(trace: History, work: str, count: int, seed: int) -> No
 
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize(
-    ("kind", "error"), [(Kind.WRITE, errno.ENOSPC), (Kind.SYNC, errno.EIO), (Kind.READ, errno.EIO)]
+    ("kind", "error"),
+    [
+        (Kind.WRITE, errno.ENOSPC),
+        (Kind.SYNC, errno.EIO),
+        pytest.param(Kind.READ, errno.EIO, marks=pytest.mark.slow),
+    ],
 )
 def test_on_a_failing_disk_it_says_so_and_can_be_done_again(
     templates: dict[str, Path], work: str, kind: Kind, error: int, tmp_path: Path
