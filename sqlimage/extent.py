@@ -102,6 +102,12 @@ class Runs:
         return len(other.subtract(self)) == 0
 
 
+def stretches(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where a mask is set, as ``start, end`` (end not included)."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
 def first_overlap(start: Int64s, length: Int64s) -> int | None:
     """The place where two of the given runs (any order) first meet, or None where none do."""
     keep = length > 0

@@ -95,10 +95,6 @@ class ChildCapture:
         for connections in self._connections:
             connections.check()
 
-    @property
-    def allocated(self) -> Runs:
-        return self._plan.allocated
-
     def store(
         self,
         writer: Writer,

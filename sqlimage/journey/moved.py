@@ -12,6 +12,7 @@ import numpy as np
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import FormatError
+from sqlimage.extent import stretches
 from sqlimage.image.changes import Side
 from sqlimage.image.chunks import Cache, ChunkCache, Connections
 from sqlimage.image.flatmap import FlatMap
@@ -163,12 +164,6 @@ class Donors:
 
     def close(self) -> None:
         self._chunks.close()
-
-
-def stretches(mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> list[tuple[int, int]]:
-    """Where a mask is set, as ``start, end`` (end not included)."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:

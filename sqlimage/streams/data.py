@@ -15,7 +15,6 @@ IS_HELD = "SELECT id FROM data WHERE digest = ? AND bytes IS NOT NULL"
 WITHOUT_BYTES = "SELECT digest FROM data WHERE bytes IS NULL"
 FIND_ALL = "SELECT digest, id, bytes IS NOT NULL FROM data WHERE digest IN"
 FILL = "UPDATE data SET length = ?, stored_bytes = ?, flags = ?, bytes = ? WHERE id = ? AND bytes IS NULL"
-HELD = "SELECT digest FROM data WHERE bytes IS NOT NULL AND digest IN"
 DELETE_UNUSED = "DELETE FROM data WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM cluster_map WHERE data = ?1)"
 _TYPES = (int, bytes, int, int, bytes | None)
 _SELECT = "SELECT digest, length, flags, bytes FROM data WHERE id = ?"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqlimage.errors import FormatError
-from sqlimage.extent import Int64s, Runs
+from sqlimage.extent import Int64s, Runs, stretches
 from sqlimage.image import effective
 from sqlimage.image.chunks import Cache, ChunkCache, connect
 from sqlimage.image.flatmap import reach
@@ -152,8 +152,7 @@ def _differing_between(
         if equal.all():
             continue
         is_unlike = ~equal.reshape(clusters, -1).all(axis=1)
-        edges = np.flatnonzero(np.diff(np.concatenate(([False], is_unlike, [False])).astype(np.int8)))
-        for begin, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        for begin, stop in stretches(is_unlike):
             yield Stretch(low + at + begin, stop - begin, mine, my_offset + begin * a.unit if mine else 0)
 
 
