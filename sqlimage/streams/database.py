@@ -221,7 +221,8 @@ def recover(path: str) -> bool:
     flushed, is brought into the image.
     """
     path = os.path.realpath(path)
-    if os.path.exists(path + "-journal"):
+    had_journal = os.path.exists(path + "-journal")
+    if had_journal:
         database = Database.open(path, writable=True)
         try:
             database.run("BEGIN EXCLUSIVE")
@@ -236,9 +237,9 @@ def recover(path: str) -> bool:
             database.run("COMMIT")
         finally:
             database.close()
-        return True
+    # Also where there was a journal: it may have been that of going over to a log, or back.
     if not check_header(path):
-        return False
+        return had_journal
     lock = WriterLock(path, "recovering it")
     try:
         database = Database.open(path, writable=True)
