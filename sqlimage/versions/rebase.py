@@ -183,7 +183,7 @@ class _Rebasing:
             if lost:
                 raise RefusedError(
                     f"{self._database.path}: version {self._child.number} cannot be rebased: {child.path} refers to "
-                    "contents that only its old parent holds",
+                    "contents that would be gone: only its old parent holds them",
                     hint="merge, rebase or flatten that child first",
                 )
 

@@ -113,20 +113,11 @@ class Family:
         held = digests(file, "bytes IS NOT NULL")
         return any(digests(other, "bytes IS NULL") & held for other in self.files if other != file)
 
-    def would_lose(self, uuid: str, file: Path, onto: str) -> bool:
-        """Whether a version below ``uuid`` knows a content by its digest only that would be in no file of its lineage,
-        were ``onto`` the parent of ``uuid``."""
-        above = self.ancestors(onto)
-        for other, one in self.versions():
-            line = self.ancestors(one)
-            if other != file and uuid in line:
-                line = {between for between in line if uuid in self.ancestors(between)} | above
-                files = {holder for each in line for holder in self.holders(each)}
-                if digests(other, "bytes IS NULL") - set[bytes]().union(
-                    *(digests(f, "bytes IS NOT NULL") for f in files)
-                ):
-                    return True
-        return False
+    def leans(self, uuid: str, file: Path) -> bool:
+        """Whether a version below ``uuid`` in another file knows a content by its digest only. Which of those a rebase
+        would lose depends on what it drops; that it loses none where it is done, every check shows."""
+        below = {other for other, one in self.versions() if other != file and uuid in self.ancestors(one)}
+        return any(digests(other, "bytes IS NULL") for other in below)
 
     def attempt(self, work: Callable[[], T], *touched: Path) -> T | sqlimage.RefusedError:
         """Do it; where it is refused, nothing of the files has changed."""
