@@ -150,7 +150,7 @@ class Arranging(RuleBasedStateMachine):
         if isinstance(done, sqlimage.RefusedError):
             if uuid not in above and is_same_unit:
                 assert GONE in str(done), done
-                assert family.leans(uuid, file), done
+                assert family.would_lose(uuid, file, onto), done
             return
         assert is_same_unit
         assert uuid not in above or family.has_copies(above)

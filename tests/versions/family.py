@@ -15,6 +15,10 @@ T = TypeVar("T")
 Rows = list[tuple[object, ...]]
 GONE = "refers to contents that would be gone"
 """Said where a child file has contents of its own versions in the file that would lose them."""
+_NAMED_BY_OTHERS = (
+    "bytes IS NOT NULL AND EXISTS (SELECT 1 FROM cluster_map JOIN control USING (version) "
+    "WHERE data = data.id AND uuid != '{}')"
+)
 _LINEAGES = "SELECT uuid, parent_uuid FROM control ORDER BY version"
 _TABLES = (
     *("format", "feature", "control", "volume", "cluster_map", "data", "bitmap", "file", "extent", "property"),
@@ -113,11 +117,23 @@ class Family:
         held = digests(file, "bytes IS NOT NULL")
         return any(digests(other, "bytes IS NULL") & held for other in self.files if other != file)
 
-    def leans(self, uuid: str, file: Path) -> bool:
-        """Whether a version below ``uuid`` in another file knows a content by its digest only. Which of those a rebase
-        would lose depends on what it drops; that it loses none where it is done, every check shows."""
-        below = {other for other, one in self.versions() if other != file and uuid in self.ancestors(one)}
-        return any(digests(other, "bytes IS NULL") for other in below)
+    def would_lose(self, uuid: str, file: Path, onto: str) -> bool:
+        """Whether a version below ``uuid`` in another file knows a content by its digest only that no file of its
+        lineage need hold any more, were ``onto`` the parent of ``uuid``."""
+        above = self.ancestors(onto)
+        if self.has_copies(self.made):
+            return True  # from which file each is read is more than this model knows
+        for other, one in self.versions():
+            line = self.ancestors(one)
+            if other != file and uuid in line:
+                between = {each for each in line if uuid in self.ancestors(each)} - {uuid}
+                held = digests(file, _NAMED_BY_OTHERS.format(uuid))
+                held |= {
+                    name for each in between | above for name in digests(self.holders(each)[0], "bytes IS NOT NULL")
+                }
+                if digests(other, "bytes IS NULL") - held:
+                    return True
+        return False
 
     def attempt(self, work: Callable[[], T], *touched: Path) -> T | sqlimage.RefusedError:
         """Do it; where it is refused, nothing of the files has changed."""

@@ -34,11 +34,16 @@ class Volumes(Arranging):
         self.turns: dict[str, int] = {}
         """By UUID, which of the media it is."""
 
-    @initialize(data=st.data(), ways=st.lists(st.sampled_from(MAKE), min_size=3, max_size=5))
-    def first(self, data: st.DataObject, ways: list[str]) -> None:
+    @initialize(ways=st.lists(st.sampled_from(["append", "append", "edit", "child"]), min_size=3, max_size=6))
+    def first(self, ways: list[str]) -> None:
+        """A line of versions in which the volume becomes what it became when it was made, step by step."""
         self._captured(self.family.new_name(), None, 0, {})
-        for way in ways:
-            self.make(data, way)
+        for turn, way in enumerate(ways, 1):
+            place = self.family.versions()[-1]
+            if way == "edit":
+                self._edit(place, turn, is_into=False)
+            else:
+                self._captured(place[0] if way == "append" else self.family.new_name(), place, turn, {})
 
     @rule(data=st.data(), what=st.sampled_from([*MAKE, *ARRANGE]))
     def step(self, data: st.DataObject, what: str) -> None:
@@ -50,7 +55,6 @@ class Volumes(Arranging):
 
     def make(self, data: st.DataObject, way: str) -> None:
         place = self.draw(data, "on")
-        # A volume mostly becomes what it became when it was made, step by step.
         following = min(self.turns[place[1]] + 1, len(self.known) - 1)
         turn = data.draw(st.one_of(st.just(following), st.integers(0, len(self.known) - 1)), label="medium")
         if way == "first":

@@ -119,6 +119,13 @@ def fat_media(work: Path) -> list[bytes]:
     rename("/A.BIN", "/B.BIN")  # the name of one, the entry of another
     keep()
     rename("/B.BIN", "/A.BIN")
+    put("dir/IN.BIN", "", 0)
+    keep()
+    fat.delete(raw, "/dir/IN.BIN")
+    rename("/A long name.txt", "/dir/IN.BIN")
+    keep()
+    rename("/dir/IN.BIN", "/A long name.txt")
+    put("dir/IN.BIN", "IN again", 30_000)
     put("C.BIN", "c", 5000)  # in B's entry, so that B comes back in another
     put("B.BIN", "b again", 12_000)
     keep()
