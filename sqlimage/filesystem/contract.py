@@ -49,7 +49,7 @@ class VolumeFacts:
     """The control information of one volume, as its boot sector or superblock has it."""
 
     file_system: str
-    """``fat12``, ``fat16``, ``fat32``, ``ntfs``, ..."""
+    """``fat12``, ``fat16``, ``fat32``, ``exfat``, ``ntfs``, ``ext2``, ``ext3``, ``ext4``, ``iso9660``, ..."""
     size_bytes: int
     """What the file system says it spans, its backup boot sector included."""
     bytes_per_sector: int
@@ -65,10 +65,14 @@ class VolumeFacts:
     """The field calls them heads."""
     label: str | None = None
     serial: str | None = None
-    """Upper-case hexadecimal, as the system that formatted it prints it."""
+    """As the system that formatted it prints it: upper-case hexadecimal, or a UUID in lower case with dashes."""
     format_version: str | None = None
     dirty: bool = False
     hibernated: bool = False
+    may_share: bool = False
+    """Whether several contents may lie in the same place without contradiction, as on ISO 9660."""
+    notes: tuple[str, ...] = ()
+    """What whoever captures the volume should know, a sentence each: that its journal is to be recovered, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ class Entries:
     modified_ns: Int64s
     """Unix nanoseconds, UTC (FAT: the local time it has, taken as UTC), or ``units.NO_TIME``."""
     attributes: NDArray[np.uint32]
-    """DOS attribute bits (FAT, NTFS)."""
+    """FAT, exFAT, NTFS: the DOS attribute bits. ext, ISO 9660 with Rock Ridge: the mode, type and permission bits."""
 
     def __len__(self) -> int:
         return len(self.path)
@@ -167,6 +171,26 @@ class FileSystem(Protocol):
 
         Raises :class:`~sqlimage.errors.NotFoundError` where the record or the stream does not exist.
         """
+        ...
+
+
+class Recognised(Protocol):
+    """A volume whose kind is known but whose files are not read. The same rules hold as for a :class:`FileSystem`."""
+
+    @property
+    def facts(self) -> VolumeFacts: ...
+
+    @property
+    def reason(self) -> str:
+        """Why it has no files here, as ``the files of XFS are not read`` or ``LUKS2: its content is encrypted``."""
+        ...
+
+    def allocated(self) -> Runs | None:
+        """As :meth:`FileSystem.allocated`, where it can be told safely; None: all of the volume counts."""
+        ...
+
+    def left_out(self) -> Runs:
+        """Bytes of the volume whose content is not worth keeping, as the pages of a swap area."""
         ...
 
 
