@@ -63,7 +63,7 @@ CREATE TABLE volume (
   os_update           TEXT,
   dirty               INTEGER CHECK (dirty IN (0, 1)),
   hibernated          INTEGER CHECK (hibernated IN (0, 1)),
-  captured_as         TEXT NOT NULL CHECK (captured_as IN ('files', 'raw')),
+  captured_as         TEXT NOT NULL CHECK (captured_as IN ('files', 'blocks', 'raw')),
   raw_reason          TEXT,
   PRIMARY KEY (version, number)
 ) STRICT, WITHOUT ROWID;

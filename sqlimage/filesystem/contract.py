@@ -92,9 +92,32 @@ class Contents:
     run_length: Int64s
     inline_digest: dict[int, bytes]
     """SHA-256 of each INLINE content, by row: capture never sees those bytes as a file of their own."""
+    run_unwritten: NDArray[np.bool_] | None = None
+    """Runs that are the content's but read as zeros, whatever lies there; None where there are none."""
 
     def __len__(self) -> int:
         return len(self.record)
+
+    def reads_as_zeros(self) -> NDArray[np.bool_]:
+        """Of every run: a hole, or unwritten."""
+        holes: NDArray[np.bool_] = self.run_offset == HOLE
+        return holes if self.run_unwritten is None else holes | self.run_unwritten
+
+    def zero_bytes(self) -> Int64s:
+        """Of every content, how much of it lies in runs that read as zeros."""
+        zero = self.reads_as_zeros()
+        total = np.bincount(self.run_owner()[zero], weights=self.run_length[zero], minlength=len(self))
+        return total.astype(np.int64)
+
+    def sharing(self) -> NDArray[np.bool_]:
+        """Contents that lie, in part at least, where another one begins before them."""
+        backed = np.flatnonzero(self.run_offset != HOLE)
+        order = backed[np.argsort(self.run_offset[backed], kind="stable")]
+        shared = np.zeros(len(self), dtype=np.bool_)
+        if len(order) > 1:
+            reach = np.maximum.accumulate(self.run_offset[order] + self.run_length[order])
+            shared[self.run_owner()[order[1:][self.run_offset[order[1:]] < reach[:-1]]]] = True
+        return shared
 
     def run_owner(self) -> Int64s:
         """For every run, the row of the content it belongs to."""

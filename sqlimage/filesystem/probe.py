@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlimage.device import BlockDevice
 from sqlimage.filesystem.contract import FileSystem
+from sqlimage.filesystem.ext import ExtVolume, is_ext
 from sqlimage.filesystem.fat import FatVolume, is_fat
 from sqlimage.filesystem.ntfs.volume import NtfsVolume, is_ntfs
 
@@ -20,4 +21,6 @@ def open_file_system(device: BlockDevice) -> FileSystem | None:
         return NtfsVolume(device)
     if is_fat(head):
         return FatVolume(device)
+    if is_ext(head):
+        return ExtVolume(device)
     return None

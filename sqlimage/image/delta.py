@@ -9,12 +9,12 @@ from contextlib import suppress
 import numpy as np
 
 from sqlimage.errors import InconsistentVolume
-from sqlimage.extent import Int64s, Runs
+from sqlimage.extent import Runs
 from sqlimage.filesystem.contract import HOLE, ContentFlag, Contents, Scan, read_all
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.image.changes import Change, Places, Side, Stream, changed_rows, story
 from sqlimage.image.describe import Key, extent_rows, file_rows, storable_streams
-from sqlimage.image.medium import PAGE_FILES, Medium, SourceVolume
+from sqlimage.image.medium import Medium, SourceVolume
 from sqlimage.media.window import Window
 from sqlimage.streams import bitmap, files
 from sqlimage.streams.database import Database
@@ -180,21 +180,19 @@ class _Volume:
         self.rows = file_rows(source, 0, self.known)
 
     def _look_at_contents(self, before: Side, scan: Scan) -> None:
-        contents, entries = scan.contents, scan.entries
+        contents = scan.contents
         self.streams = storable_streams(contents.stream)
-        self.page_files = {
-            int(content): False
-            for path, content in zip(entries.path, entries.content.tolist(), strict=True)
-            if len(path) <= _LONGEST_PAGE_FILE and path.casefold() in PAGE_FILES
-        }
+        self.page_files = dict.fromkeys(self.source.paging_rows, False)
         old_rows = {(row[6], row[7]): row for row in before.rows.values()}
-        run_owner = contents.run_owner()[contents.run_offset != HOLE]
+        run_owner = contents.run_owner()[~contents.reads_as_zeros()]
         wanted = (
             (contents.size_bytes > 0)
             & (contents.flags & _UNREAD == 0)
-            & (hole_bytes(contents) <= _MOST_DIGESTED_HOLE)
+            & (contents.zero_bytes() <= _MOST_DIGESTED_HOLE)
             & (np.bincount(run_owner, minlength=len(contents)) > 0)  # else it is nothing but holes
         )
+        if self.source.facts is not None and self.source.facts.may_share:
+            wanted &= ~contents.sharing()
         rows = np.flatnonzero(wanted)
         self.readable.update(rows.tolist())
         sizes, records = contents.size_bytes[rows].tolist(), contents.record[rows].tolist()
@@ -219,7 +217,6 @@ class _Volume:
                 self.rows[n] = (*row[:9], digests[int(content[n])])
 
 
-_LONGEST_PAGE_FILE = max(map(len, PAGE_FILES))
 _DIRECTORY = "directory"
 
 
@@ -241,10 +238,3 @@ def _overlapping(contents: Contents, written: Runs) -> list[int]:
     inside = after < len(written)
     inside[inside] = written.start[after[inside]] < end[inside]
     return np.unique(contents.run_owner()[backed][inside]).tolist()  # type: ignore[no-any-return]
-
-
-def hole_bytes(contents: Contents) -> Int64s:
-    """Of each content, how much of it lies in holes."""
-    holes = contents.run_offset == HOLE
-    total = np.bincount(contents.run_owner()[holes], weights=contents.run_length[holes], minlength=len(contents))
-    return total.astype(np.int64)

@@ -52,7 +52,7 @@ def volume_row(medium: Medium, volume: SourceVolume, version: int, hidden_sector
         os_update=None,
         dirty=int(facts.dirty) if facts else None,
         hibernated=int(facts.hibernated) if facts else None,
-        captured_as="files" if volume.scan else "raw",
+        captured_as=volume.captured_as,
         raw_reason=volume.raw_reason,
     )
 

@@ -10,8 +10,9 @@ import numpy as np
 from sqlimage.device import BlockDevice
 from sqlimage.errors import InconsistentVolume
 from sqlimage.extent import Runs, first_overlap
-from sqlimage.filesystem.contract import HOLE, Contents, EntryKind, Scan, VolumeFacts
+from sqlimage.filesystem.contract import HOLE, Contents, FileSystem, Scan, VolumeFacts
 from sqlimage.filesystem.probe import open_file_system
+from sqlimage.image.paging import find_paging_files
 from sqlimage.media.partition import Partition, PartitionTable, read_partition_table
 from sqlimage.media.window import Window
 from sqlimage.units import power_of_two_in
@@ -19,7 +20,6 @@ from sqlimage.units import power_of_two_in
 LARGEST_CLUSTER = 4096
 """The unit never exceeds what the page caches of operating systems write: a larger one would make each such write
 read, change and store a whole cluster."""
-PAGE_FILES = frozenset({"/pagefile.sys", "/swapfile.sys", "/hiberfil.sys"})
 UNKNOWN = "no known file system"
 _UNALIGNED = "its partitions do not begin at clusters of the image"
 
@@ -31,15 +31,19 @@ class SourceVolume:
     number: int
     offset_bytes: int
     length_bytes: int
-    partition: Partition | None
-    facts: VolumeFacts | None
-    scan: Scan | None
-    """None: the volume is taken raw, and ``raw_reason`` says why."""
-    allocated: Runs
-    left_out: Runs
-    """Allocated, but not worth keeping: page and hibernation files."""
-    left_out_paths: tuple[str, ...]
-    raw_reason: str | None
+    partition: Partition | None = None
+    facts: VolumeFacts | None = None
+    scan: Scan | None = None
+    """None: its files are not read, and ``raw_reason`` says why."""
+    allocated: Runs = dataclasses.field(default_factory=Runs.empty)
+    left_out: Runs = dataclasses.field(default_factory=Runs.empty)
+    """Allocated, but not worth keeping: page and hibernation files, swap, what was never written."""
+    left_out_names: tuple[str, ...] = ()
+    paging_rows: frozenset[int] = frozenset()
+    """Rows of the contents that are page, hibernation or swap files, whether they are left out or not."""
+    captured_as: str = "raw"
+    """``files``; ``blocks``, where the files are not read but it is known which clusters count; ``raw``."""
+    raw_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,8 @@ class Medium:
 def inspect(device: BlockDevice, *, partition: Partition | None = None, keep_page_files: bool = False) -> Medium:
     """Look at a medium: its partition table, and on each volume the file system's control information.
 
-    ``partition`` tells that the device is that partition of a disk, so no table is looked for.
+    ``partition`` tells that the device is that partition of a disk, so no table is looked for. Where a partition table
+    only describes parts of an ISO 9660 volume (a hybrid image), the volume counts.
 
     What contradicts itself is not trusted: that volume is taken raw. Raises
     :class:`~sqlimage.errors.DeviceError` where the medium cannot be read.
@@ -76,46 +81,64 @@ def inspect(device: BlockDevice, *, partition: Partition | None = None, keep_pag
         table = read_partition_table(device) if partition is None else None
     except InconsistentVolume as contradiction:
         problem = str(contradiction)
+    whole = SourceVolume(0, 0, device.size_bytes, partition)
+    volumes = []
     if table is None or not table.partitions:
-        volumes = [_volume(device, 0, 0, device.size_bytes, partition, keep_page_files)]
+        volumes.append(_look_at(device, whole, keep_page_files))
     else:
-        volumes = [
-            _volume(
-                Window(device, p.offset_bytes, p.length_bytes), n, p.offset_bytes, p.length_bytes, p, keep_page_files
+        for number, part in enumerate(table.partitions):
+            window = Window(device, part.offset_bytes, part.length_bytes)
+            volumes.append(
+                _look_at(window, SourceVolume(number, part.offset_bytes, part.length_bytes, part), keep_page_files)
             )
-            for n, p in enumerate(table.partitions)
-        ]
     return Medium(device, _unit(volumes, device.size_bytes), table, problem, tuple(volumes))
 
 
-def _volume(
-    device: BlockDevice, number: int, offset: int, length: int, partition: Partition | None, keep_page_files: bool
-) -> SourceVolume:
-    everything = Runs.of([(0, length)])
+def _look_at(device: BlockDevice, bare: SourceVolume, keep_page_files: bool) -> SourceVolume:
+    """A volume with what it says of itself."""
+    raw = dataclasses.replace(bare, allocated=Runs.of([(0, bare.length_bytes)]))
     facts = None
     try:
         file_system = open_file_system(device)
-        if file_system is None:
-            raise InconsistentVolume("volume", UNKNOWN)
-        facts = file_system.facts
-        if facts.size_bytes > length:
-            raise InconsistentVolume("boot sector", f"the volume has {facts.size_bytes} bytes, the medium {length}")
-        allocated = file_system.allocated()
-        scan = file_system.scan()
-        _check_places(scan.contents, allocated)
+        if file_system is not None:
+            facts = _checked(file_system.facts, bare)
+            return _with_files(file_system, facts, raw, keep_page_files)
     except InconsistentVolume as contradiction:
-        reason = UNKNOWN if contradiction.problem == UNKNOWN else str(contradiction)
-        return SourceVolume(number, offset, length, partition, facts, None, everything, Runs.empty(), (), reason)
-    beyond = everything.clip(facts.size_bytes, length)
-    paths, left_out = ((), Runs.empty()) if keep_page_files else _page_files(scan)
-    return SourceVolume(number, offset, length, partition, facts, scan, allocated.union(beyond), left_out, paths, None)
+        return dataclasses.replace(raw, facts=facts, raw_reason=str(contradiction))
+    return dataclasses.replace(raw, raw_reason=UNKNOWN)
 
 
-def _check_places(contents: Contents, allocated: Runs) -> None:
-    """Every cluster of a file is allocated, and no two files share one."""
+def _checked(facts: VolumeFacts, bare: SourceVolume) -> VolumeFacts:
+    if facts.size_bytes > bare.length_bytes:
+        problem = f"the volume has {facts.size_bytes} bytes, the medium {bare.length_bytes}"
+        raise InconsistentVolume("boot sector", problem)
+    return facts
+
+
+def _with_files(file_system: FileSystem, facts: VolumeFacts, raw: SourceVolume, keep_page_files: bool) -> SourceVolume:
+    allocated, scan = file_system.allocated(), file_system.scan()
+    _check_places(scan.contents, allocated, facts.may_share)
+    paging = find_paging_files(file_system, scan)
+    left_out = _unwritten(scan.contents)
+    if not keep_page_files:
+        left_out = left_out.union(paging.left_out)
+    return dataclasses.replace(
+        raw,
+        facts=facts,
+        scan=scan,
+        allocated=allocated.union(raw.allocated.clip(facts.size_bytes, raw.length_bytes)),
+        left_out=left_out,
+        left_out_names=() if keep_page_files else paging.paths,
+        paging_rows=paging.rows,
+        captured_as="files",
+    )
+
+
+def _check_places(contents: Contents, allocated: Runs, may_share: bool) -> None:
+    """Every cluster of a file is allocated, and no two files share one unless the file system lets them."""
     backed = contents.run_offset != HOLE
     start, length = contents.run_offset[backed], contents.run_length[backed]
-    place = first_overlap(start, length)
+    place = None if may_share else first_overlap(start, length)
     if place is not None:
         raise InconsistentVolume("run list", "two files claim the same cluster", offset_bytes=place)
     stray = Runs.from_arrays(start, length).subtract(allocated)
@@ -123,17 +146,11 @@ def _check_places(contents: Contents, allocated: Runs) -> None:
         raise InconsistentVolume("bitmap", "a file lies on clusters marked free", offset_bytes=int(stray.start[0]))
 
 
-def _page_files(scan: Scan) -> tuple[tuple[str, ...], Runs]:
-    paths, runs = [], Runs.empty()
-    kinds, rows, contents = scan.entries.kind, scan.entries.content, scan.contents
-    for number, path in enumerate(scan.entries.path):
-        # The length test spares a casefold for nearly every path.
-        if len(path) <= 13 and path.casefold() in PAGE_FILES and kinds[number] == EntryKind.FILE and rows[number] >= 0:
-            part = slice(contents.first_run[rows[number]], contents.first_run[rows[number] + 1])
-            start, length = contents.run_offset[part], contents.run_length[part]
-            paths.append(path)
-            runs = runs.union(Runs.from_arrays(start[start != HOLE], length[start != HOLE]))
-    return tuple(paths), runs
+def _unwritten(contents: Contents) -> Runs:
+    """Clusters that are a file's, but read as zeros whatever they hold."""
+    if contents.run_unwritten is None:
+        return Runs.empty()
+    return Runs.from_arrays(contents.run_offset[contents.run_unwritten], contents.run_length[contents.run_unwritten])
 
 
 def _unit(volumes: list[SourceVolume], size_bytes: int) -> int:
@@ -141,7 +158,7 @@ def _unit(volumes: list[SourceVolume], size_bytes: int) -> int:
     borders = [LARGEST_CLUSTER]
     for volume in volumes:
         borders.append(volume.offset_bytes)
-        if volume.facts and volume.scan:
+        if volume.facts and volume.captured_as != "raw":
             borders.append(volume.facts.alignment_bytes)
         if volume.offset_bytes + volume.length_bytes < size_bytes:
             borders.append(volume.length_bytes)
@@ -153,6 +170,5 @@ def in_units_of(unit: int, medium: Medium) -> Medium:
     whole clusters; partitions that begin between them cannot be told, and the medium is one raw volume."""
     if all(volume.offset_bytes % unit == 0 for volume in medium.volumes):
         return dataclasses.replace(medium, bytes_per_cluster=unit)
-    whole = Runs.of([(0, medium.size_bytes)])
-    raw = SourceVolume(0, 0, medium.size_bytes, None, None, None, whole, Runs.empty(), (), _UNALIGNED)
+    raw = SourceVolume(0, 0, medium.size_bytes, allocated=Runs.of([(0, medium.size_bytes)]), raw_reason=_UNALIGNED)
     return dataclasses.replace(medium, bytes_per_cluster=unit, volumes=(raw,))

@@ -148,18 +148,22 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeCo
     table = volume.scan.contents
     owner, place = table.run_owner(), table.run_place()
     backed = table.run_offset != HOLE
-    if len(volume.left_out):
-        index = np.searchsorted(volume.left_out.start, table.run_offset, side="right") - 1
-        inside = (index >= 0) & (table.run_offset < volume.left_out.end[np.maximum(index, 0)])
-        backed &= ~inside
-    hole_bytes = np.bincount(owner[~backed], weights=table.run_length[~backed], minlength=len(table))
+    if len(volume.left_out):  # of a run that is left out in part, the rest belongs to no content
+        index = np.minimum(
+            np.searchsorted(volume.left_out.end, table.run_offset, side="right"), len(volume.left_out) - 1
+        )
+        meets = volume.left_out.start[index] < table.run_offset + table.run_length
+        backed &= ~(meets & (table.run_offset < volume.left_out.end[index]))
+    zero_bytes = table.zero_bytes()
+    if volume.facts is not None and volume.facts.may_share:
+        backed &= ~table.sharing()[owner]
     owner, place = owner[backed], place[backed]
     start = (table.run_offset[backed] + volume.offset_bytes) // unit
     count = table.run_length[backed] // unit
     rows, first = np.unique(owner, return_index=True)
     digested = (
         ((table.flags[rows] & (ContentFlag.COMPRESSED | ContentFlag.INDEX | ContentFlag.INLINE)) == 0)
-        & (hole_bytes[rows] <= _MAX_DIGESTED_HOLE)
+        & (zero_bytes[rows] <= _MAX_DIGESTED_HOLE)
         & (table.size_bytes[rows] > 0)
     )
     stored = _matching(volume, store)

@@ -128,10 +128,10 @@ class Story:
                     facts.file_system if facts else None,
                     facts.label if facts else None,
                     volume.length_bytes,
-                    "files" if volume.scan else "raw",
+                    volume.captured_as,
                     volume.raw_reason,
                     names,
-                    volume.left_out_paths,
+                    volume.left_out_names,
                     volume.left_out.total,
                 )
             )
@@ -143,7 +143,7 @@ class Story:
             "notes": list(self._notes),
             "uuid": self._uuid,
             "label": label,
-            "left_out": [path for volume in medium.volumes for path in volume.left_out_paths],
+            "left_out": [path for volume in medium.volumes for path in volume.left_out_names],
             "taken_raw": {str(v.number): v.raw_reason for v in medium.volumes if v.raw_reason},
             "properties": {name: value for name, value in property_values.items() if not isinstance(value, bytes)},
         }

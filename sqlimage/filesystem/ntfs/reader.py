@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import InconsistentVolume, NotFoundError
+from sqlimage.filesystem.content import InlineContent, RunContent
 from sqlimage.filesystem.contract import HOLE, Content
 from sqlimage.filesystem.ntfs import layout
 from sqlimage.filesystem.ntfs.boot import Geometry
@@ -23,7 +24,7 @@ from sqlimage.filesystem.ntfs.record import (
     refers_to,
     stream_label,
 )
-from sqlimage.filesystem.ntfs.stream import ClusterContent, ClusterRuns, CompressedContent, InlineContent
+from sqlimage.filesystem.ntfs.stream import ClusterRuns, CompressedContent
 
 
 class RecordReader:
@@ -146,7 +147,7 @@ class RecordReader:
             return InlineContent(stream.value)
         unit_log2 = stream.compression_unit
         if not stream.flags & layout.ATTRIBUTE_FLAG_COMPRESSION_MASK or unit_log2 == 0:
-            return ClusterContent(self.device, stream.runs, stream.size_bytes, stream.valid_bytes)
+            return RunContent(self.device, stream.runs, stream.size_bytes, stream.valid_bytes)
         if unit_log2 > layout.LZNT1_CLUSTERS_LOG2_MAX:
             raise InconsistentVolume("CompressionUnit", f"is {unit_log2}, LZNT1 has {layout.LZNT1_CLUSTERS_LOG2_MAX}")
         unit_bytes = self.geometry.bytes_per_cluster << unit_log2

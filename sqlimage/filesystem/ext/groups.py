@@ -1,0 +1,242 @@
+"""Block groups: their descriptors as columns, and what of the volume is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqlimage.device import BlockDevice
+from sqlimage.errors import InconsistentVolume
+from sqlimage.extent import Int64s, Runs, stretches
+from sqlimage.filesystem.crc32c import crc32c
+from sqlimage.filesystem.ext import layout
+from sqlimage.filesystem.ext.layout import Compat, Incompat
+from sqlimage.filesystem.ext.superblock import Geometry
+
+_BITMAPS_AT_ONCE = 64
+_DESCRIPTOR_BLOCKS_AT_ONCE = 256
+_CRC16_TABLE = np.zeros(256, dtype=np.uint16)
+for _byte in range(256):
+    _register = _byte
+    for _ in range(8):
+        _register = _register >> 1 ^ (0xA001 if _register & 1 else 0)
+    _CRC16_TABLE[_byte] = _register
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """One row a block group."""
+
+    block_bitmap: Int64s
+    inode_bitmap: Int64s
+    inode_table: Int64s
+    flags: NDArray[np.uint16]
+    block_bitmap_csum: NDArray[np.uint32]
+    inode_bitmap_csum: NDArray[np.uint32]
+
+
+def read_groups(device: BlockDevice, geometry: Geometry) -> Groups:
+    """The descriptors of all groups, their checksums checked and their places inside the volume.
+
+    Raises :class:`~sqlimage.errors.InconsistentVolume`.
+    """
+    parts = [_parse(geometry, first, raw) for first, raw in _descriptor_bytes(device, geometry)]
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    groups = Groups(*columns)
+    table_blocks = -(-geometry.inodes_per_group * geometry.bytes_per_inode // geometry.bytes_per_block)
+    for name, place, length in (
+        ("bg_block_bitmap", groups.block_bitmap, 1),
+        ("bg_inode_bitmap", groups.inode_bitmap, 1),
+        ("bg_inode_table", groups.inode_table, table_blocks),
+    ):
+        wrong = np.flatnonzero((place < geometry.first_data_block) | (place > geometry.blocks_count - length))
+        if len(wrong):
+            group = int(wrong[0])
+            raise InconsistentVolume(
+                f"group descriptor {group}, {name}",
+                f"is block {place[group]}, the volume has {geometry.blocks_count}",
+            )
+    return groups
+
+
+def _descriptor_bytes(device: BlockDevice, geometry: Geometry) -> Iterator[tuple[int, bytes]]:
+    """First group, and the descriptors from there on, as they lie."""
+    per_block, block = geometry.descriptors_per_block, geometry.bytes_per_block
+    number = 0
+    while number < geometry.descriptor_blocks:
+        at = geometry.descriptor_block(number)
+        count = 1
+        while (
+            count < _DESCRIPTOR_BLOCKS_AT_ONCE
+            and number + count < geometry.descriptor_blocks
+            and geometry.descriptor_block(number + count) == at + count
+        ):
+            count += 1
+        if (at + count) * block > geometry.size_bytes:
+            raise InconsistentVolume("group descriptors", f"lie at block {at}, beyond the end of the volume")
+        first = number * per_block
+        wanted = min(count * per_block, geometry.groups - first) * geometry.bytes_per_descriptor
+        yield first, device.read(at * block, wanted)
+        number += count
+
+
+def _parse(geometry: Geometry, first: int, raw: bytes) -> tuple[NDArray[np.int64] | NDArray[np.uint32], ...]:
+    table = np.frombuffer(raw, dtype=np.uint8).reshape(-1, geometry.bytes_per_descriptor)
+    has_upper = bool(geometry.incompat & Incompat.BIT64)
+
+    def u16(at: int) -> NDArray[np.int64]:
+        return table[:, at].astype(np.int64) | table[:, at + 1].astype(np.int64) << 8
+
+    def u32(at: int) -> NDArray[np.int64]:
+        return u16(at) | u16(at + 2) << 16
+
+    def block(at: int) -> NDArray[np.int64]:
+        low = u32(at)
+        return low | (u32(at + layout.BG_HI) & 0x7FFFFFFF) << 32 if has_upper else low
+
+    def bitmap_csum(at: int, upper_at: int) -> NDArray[np.int64]:
+        return u16(at) | u16(upper_at) << 16 if has_upper else u16(at)
+
+    flags = u16(layout.BG_FLAGS_AT)
+    if geometry.has_group_flags:
+        found = u16(layout.BG_CHECKSUM_AT)
+        right = _checksums(geometry, first, table)
+        wrong = np.flatnonzero(found != right)
+        if len(wrong):
+            group = int(wrong[0])
+            raise InconsistentVolume(
+                f"group descriptor {first + group}, bg_checksum", f"is {found[group]:#x}, should be {right[group]:#x}"
+            )
+    else:
+        flags = np.zeros_like(flags)
+    return (
+        block(layout.BG_BLOCK_BITMAP_AT),
+        block(layout.BG_INODE_BITMAP_AT),
+        block(layout.BG_INODE_TABLE_AT),
+        flags,
+        bitmap_csum(layout.BG_BLOCK_BITMAP_CSUM_AT, layout.BG_BLOCK_BITMAP_CSUM_HI_AT),
+        bitmap_csum(layout.BG_INODE_BITMAP_CSUM_AT, layout.BG_INODE_BITMAP_CSUM_HI_AT),
+    )
+
+
+def _checksums(geometry: Geometry, first: int, table: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """What bg_checksum should be: a CRC-32C, or without metadata_csum a CRC-16, over the group's number too."""
+    at = layout.BG_CHECKSUM_AT
+    numbers = np.arange(first, first + len(table), dtype="<u4")
+    if geometry.has_checksums:
+        plain = table.copy()
+        plain[:, at : at + 2] = 0
+        rows = np.concatenate((numbers.view(np.uint8).reshape(-1, 4), plain), axis=1)
+        return np.array([crc32c(geometry.checksum_seed, row.tobytes()) & 0xFFFF for row in rows], dtype=np.int64)
+    register = np.full(len(table), 0xFFFF, dtype=np.uint16)
+    parts = [
+        np.broadcast_to(np.frombuffer(geometry.uuid, dtype=np.uint8), (len(table), 16)),
+        numbers.view(np.uint8).reshape(-1, 4),
+        table[:, :at],
+    ]
+    if geometry.incompat & Incompat.BIT64:
+        parts.append(table[:, at + 2 :])
+    for part in parts:
+        for column in range(part.shape[1]):
+            register = register >> 8 ^ _CRC16_TABLE[(register ^ part[:, column]) & 0xFF]
+    return register.astype(np.int64)
+
+
+def allocated_blocks(device: BlockDevice, geometry: Geometry, groups: Groups) -> Runs:
+    """Blocks in use: the set bits of the bitmaps, and where a group's bitmap was never written, its own metadata.
+
+    What lies before the first group (the boot block) counts. Raises :class:`~sqlimage.errors.InconsistentVolume`.
+    """
+    ratio, per_group = geometry.blocks_per_cluster, geometry.clusters_per_group
+    clusters = -(-(geometry.blocks_count - geometry.first_data_block) // ratio)
+    uninitialised = (groups.flags & layout.BG_BLOCK_UNINIT) != 0
+    starts, lengths = [], []
+    for first, count, bits in _bitmaps(device, geometry, groups.block_bitmap, ~uninitialised, per_group):
+        _check(geometry, first, bits, groups.block_bitmap_csum, "block bitmap")
+        for n in range(count):
+            if not bits[n].any():
+                continue
+            base = (first + n) * per_group
+            mask = np.unpackbits(bits[n], bitorder="little")[: min(per_group, clusters - base)].astype(np.bool_)
+            for start, end in _runs_of(mask):
+                starts.append(base + start)
+                lengths.append(end - start)
+    table = -(-geometry.inodes_per_group * geometry.bytes_per_inode // geometry.bytes_per_block)
+    bits_set = Runs.from_arrays(
+        np.array(starts, dtype=np.int64) * ratio + geometry.first_data_block, np.array(lengths, dtype=np.int64) * ratio
+    )
+    places = np.concatenate((groups.block_bitmap, groups.inode_bitmap, groups.inode_table))
+    one = np.ones(len(groups.flags), dtype=np.int64)
+    metadata = Runs.from_arrays(places, np.concatenate((one, one, one * table)))
+    copies = Runs.of(_copies(geometry, np.flatnonzero(uninitialised).tolist()))
+    everywhere = Runs.of([(0, geometry.first_data_block)])
+    runs = bits_set.union(metadata).union(copies).union(everywhere)
+    if ratio > 1:  # a cluster is in use as a whole
+        runs = runs.shift(-geometry.first_data_block).clip(0, geometry.blocks_count).widen(ratio)
+        runs = runs.shift(geometry.first_data_block).union(everywhere)
+    return runs.clip(0, geometry.blocks_count)
+
+
+def inodes_in_use(device: BlockDevice, geometry: Geometry, groups: Groups) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """For each group with inodes in use: its number, and which they are."""
+    initialised = (groups.flags & layout.BG_INODE_UNINIT) == 0
+    per_group = geometry.inodes_per_group
+    for first, count, bits in _bitmaps(device, geometry, groups.inode_bitmap, initialised, per_group):
+        _check(geometry, first, bits, groups.inode_bitmap_csum, "inode bitmap")
+        for n in range(count):
+            mask = np.unpackbits(bits[n], bitorder="little")[:per_group].astype(np.bool_)
+            if mask.any():
+                yield first + n, mask
+
+
+def _bitmaps(
+    device: BlockDevice, geometry: Geometry, places: Int64s, wanted: NDArray[np.bool_], per_group: int
+) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    """First group, number of groups and their bitmaps, for as many at once as lie side by side."""
+    size, used = geometry.bytes_per_block, -(-per_group // 8)
+    for start, end in stretches(wanted):
+        group = start
+        while group < end:
+            count = 1
+            limit = min(_BITMAPS_AT_ONCE, end - group)
+            while count < limit and places[group + count] == places[group] + count:
+                count += 1
+            raw = device.read(int(places[group]) * size, count * size)
+            yield group, count, np.frombuffer(raw, dtype=np.uint8).reshape(count, size)[:, :used]
+            group += count
+
+
+def _check(geometry: Geometry, first: int, bits: NDArray[np.uint8], checksums: NDArray[np.uint32], what: str) -> None:
+    if not geometry.has_checksums:
+        return
+    mask = 0xFFFFFFFF if geometry.incompat & Incompat.BIT64 else 0xFFFF
+    for n, row in enumerate(bits):
+        if crc32c(geometry.checksum_seed, row.tobytes()) & mask != checksums[first + n]:
+            raise InconsistentVolume(f"{what} of group {first + n}", "does not match its checksum")
+
+
+def _runs_of(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    if mask.all():
+        return [(0, len(mask))]
+    return stretches(mask)
+
+
+def _copies(geometry: Geometry, groups: list[int]) -> Iterator[tuple[int, int]]:
+    """Where the copies of the superblock and of the descriptors lie in some groups, in blocks."""
+    is_meta = bool(geometry.incompat & Incompat.META_BG)
+    tables = min(geometry.first_meta_bg, geometry.descriptor_blocks) if is_meta else geometry.descriptor_blocks
+    reserved = geometry.reserved_gdt_blocks if geometry.compat & Compat.RESIZE_INODE else 0
+    for group in groups:
+        at = geometry.first_block(group) + geometry.superblock_offset(group)
+        has_copy = geometry.has_superblock(group)
+        if has_copy:
+            yield at, 1
+        meta = group // geometry.descriptors_per_block
+        if not is_meta or meta < geometry.first_meta_bg:
+            if has_copy:
+                yield at + 1, tables + reserved
+        elif group % geometry.descriptors_per_block in (0, 1, geometry.descriptors_per_block - 1):
+            yield at + int(has_copy), 1

@@ -1,0 +1,291 @@
+"""Names and directories made into paths, and inodes into contents: every entry of the volume."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from struct import Struct, unpack_from
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqlimage.device import BlockDevice
+from sqlimage.errors import InconsistentVolume
+from sqlimage.extent import Int64s, first_overlap
+from sqlimage.filesystem.contract import HOLE, ContentFlag, Contents, Entries, EntryKind, Scan
+from sqlimage.filesystem.crc32c import crc32c
+from sqlimage.filesystem.ext import layout
+from sqlimage.filesystem.ext.inode import Inodes
+from sqlimage.filesystem.ext.mapping import inode_seed
+from sqlimage.filesystem.ext.superblock import Geometry
+from sqlimage.units import MIB
+
+ORPHANS = "/$OrphanFiles/"
+"""Where a file is listed that no directory names."""
+PATH_LENGTH_MAX = 32767
+PATHS_LENGTH_BASE, PATHS_LENGTH_MEAN = 64 * MIB, 1024
+"""All paths together: so many characters, and so many more for each entry: deep trees of long names are legal, but grow
+with the square."""
+_KINDS = {
+    layout.REGULAR: EntryKind.FILE,
+    layout.DIRECTORY: EntryKind.DIRECTORY,
+    layout.SYMLINK: EntryKind.SYMLINK,
+}
+_HEAD = Struct("<IHBB")
+_SAFE = str.maketrans({"/": "\u2215", "\0": "\u2400"})
+
+
+def scan(device: BlockDevice, geometry: Geometry, inodes: Inodes) -> Scan:
+    """Every name and every content. Raises :class:`~sqlimage.errors.InconsistentVolume`."""
+    content = np.where(inodes.has_content, np.cumsum(inodes.has_content) - 1, -1)
+    return Scan(_Tree(device, geometry, inodes, content).entries(), contents_of(geometry, inodes))
+
+
+def contents_of(geometry: Geometry, inodes: Inodes) -> Contents:
+    """A content for each file, directory and symbolic link, in the order of inodes."""
+    rows = np.flatnonzero(inodes.has_content)
+    row_of = np.full(len(inodes.number), -1, dtype=np.int64)
+    row_of[rows] = np.arange(len(rows))
+    size = inodes.size_bytes[rows]
+    flags = np.where(inodes.type[rows] == layout.DIRECTORY, np.uint8(ContentFlag.INDEX), np.uint8(0))
+    flags[inodes.flags[rows] & layout.ENCRYPT_FLAG != 0] |= np.uint8(ContentFlag.ENCRYPTED)
+    inline = {int(row_of[row]): data for row, data in inodes.inline.items() if row_of[row] >= 0}
+    flags[list(inline)] |= np.uint8(ContentFlag.INLINE)
+    block = geometry.bytes_per_block
+    runs = inodes.runs
+    owner, at = row_of[runs.owner], runs.logical * block
+    place, length, unwritten = runs.start * block, runs.count * block, runs.unwritten
+    # Holes: before the first run of a file, between two, and from the last one to the end of the file.
+    end = at + length
+    is_first = np.concatenate(([True], owner[1:] != owner[:-1])) if len(owner) else np.empty(0, dtype=np.bool_)
+    before = np.where(is_first, 0, np.concatenate(([0], end[:-1]))[: len(end)])
+    reach = np.zeros(len(rows), dtype=np.int64)
+    np.maximum.at(reach, owner, end)
+    is_backed = np.ones(len(rows), dtype=np.bool_)
+    is_backed[list(inline)] = False
+    whole = np.where(is_backed, -(-size // block) * block, 0)
+    gap, tail = np.flatnonzero(at > before), np.flatnonzero(whole > reach)
+    owner = np.concatenate((owner, owner[gap], tail))
+    at = np.concatenate((at, before[gap], reach[tail]))
+    length = np.concatenate((length, (runs.logical * block - before)[gap], whole[tail] - reach[tail]))
+    holes = len(gap) + len(tail)
+    place = np.concatenate((place, np.full(holes, HOLE, dtype=np.int64)))
+    unwritten = np.concatenate((unwritten, np.zeros(holes, dtype=np.bool_)))
+    order = np.lexsort((at, owner))
+    first_run = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(owner, minlength=len(rows)), out=first_run[1:])
+    return Contents(
+        record=inodes.number[rows],
+        stream=[""] * len(rows),
+        size_bytes=size,
+        valid_bytes=size,
+        flags=flags,
+        first_run=first_run,
+        run_offset=place[order],
+        run_length=length[order],
+        inline_digest={row: sha256(data).digest() for row, data in inline.items()},
+        run_unwritten=unwritten[order] if unwritten.any() else None,
+    )
+
+
+class _Tree:
+    """Walks the directories level by level; used once."""
+
+    def __init__(self, device: BlockDevice, geometry: Geometry, inodes: Inodes, content: Int64s) -> None:
+        self._device = device
+        self._geometry = geometry
+        self._inodes = inodes
+        self._content = content
+        self._row_of = dict(zip(inodes.number.tolist(), range(len(inodes.number)), strict=True))
+        self._type = inodes.type.tolist()
+        self._has_links = (inodes.links > 0).tolist()
+        self._first_run = np.searchsorted(inodes.runs.owner, np.arange(len(inodes.number) + 1))
+        self._paths: list[str] = []
+        self._rows: list[int] = []
+        self._length = 0
+        self._check_directories()
+
+    def _check_directories(self) -> None:
+        """No two directories lie in the same place: else a small volume could hold an endless list of names."""
+        runs, inodes = self._inodes.runs, self._inodes
+        mine = inodes.type[runs.owner] == layout.DIRECTORY
+        if (place := first_overlap(runs.start[mine], runs.count[mine])) is not None:
+            raise InconsistentVolume("directories", f"two of them claim block {place}")
+        root = self._row_of.get(layout.ROOT_INODE)
+        if root is None or self._type[root] != layout.DIRECTORY:
+            raise InconsistentVolume(f"inode {layout.ROOT_INODE}", "it is not the root directory")
+
+    def entries(self) -> Entries:
+        root = self._row_of[layout.ROOT_INODE]
+        self._take("/", root)
+        reached = np.zeros(len(self._inodes.number), dtype=np.bool_)
+        reached[root] = True
+        level = [(root, "/")]
+        while level:
+            following = []
+            for row, before in level:
+                for name, below in self._names(row):
+                    path = before + name
+                    self._take(path, below)
+                    if self._type[below] == layout.DIRECTORY:
+                        if reached[below]:
+                            raise self._problem(below, f"the directory is reached again as {path!r}")
+                        following.append((below, path + "/"))
+                    reached[below] = True
+            level = following
+        self._take_metadata()
+        self._take_orphans(reached)
+        return self._result()
+
+    def _take(self, path: str, row: int) -> None:
+        self._length += len(path)
+        if len(path) > PATH_LENGTH_MAX or self._length > PATHS_LENGTH_BASE + PATHS_LENGTH_MEAN * len(self._paths):
+            raise InconsistentVolume("directories", "they are nested so deeply that paths outgrow the volume")
+        self._paths.append(path)
+        self._rows.append(row)
+
+    def _names(self, row: int) -> list[tuple[str, int]]:
+        """The names in a directory but ``.`` and ``..``, and the rows of their inodes."""
+        number = int(self._inodes.number[row])
+        names: list[tuple[str, int]] = []
+        for data, offset, is_block in self._blocks(row):
+            names += self._parse(number, data, offset, is_block)
+        if len({name for name, _ in names}) != len(names):
+            names = _unique(names)
+        return names
+
+    def _blocks(self, row: int) -> list[tuple[bytes, int, bool]]:
+        """Stretches of a directory, where entries begin in each, and whether it is a block."""
+        if row in self._inodes.inline:
+            data = self._inodes.inline[row]
+            field = layout.BLOCK_FIELD_BYTES
+            return [(data[:field], 4, False), (data[field:], 0, False)]
+        block, runs = self._geometry.bytes_per_block, self._inodes.runs
+        blocks = []
+        size = int(self._inodes.size_bytes[row])
+        number = int(self._inodes.number[row])
+        seed = inode_seed(self._geometry, number, int(self._inodes.generation[row]))
+        for n in range(int(self._first_run[row]), int(self._first_run[row + 1])):
+            if runs.unwritten[n]:
+                continue
+            within = min(int(runs.count[n]), -(-size // block) - int(runs.logical[n]))
+            for done in range(0, within, _RUN_BLOCKS):
+                count = min(_RUN_BLOCKS, within - done)
+                data = self._device.read((int(runs.start[n]) + done) * block, count * block)
+                for at in range(0, len(data), block):
+                    piece = data[at : at + block]
+                    if self._geometry.has_checksums:
+                        _check_block(number, seed, piece, is_first=int(runs.logical[n]) + done == 0 and at == 0)
+                    blocks.append((piece, 0, True))
+        return blocks
+
+    def _parse(self, number: int, data: bytes, at: int, is_block: bool) -> list[tuple[str, int]]:
+        names: list[tuple[str, int]] = []
+        end, row_of, largest = len(data), self._row_of, self._geometry.inodes_count
+        while at + _HEAD.size <= end:
+            inode, length, name_length, _ = _HEAD.unpack_from(data, at)
+            if length in (0, 0xFFFF) and end == layout.LARGEST_BLOCK:
+                length = end
+            following = at + length
+            if length < _HEAD.size + name_length or length & 3 or following > end:
+                raise InconsistentVolume(f"directory, inode {number}", f"its entry of {length} bytes at {at} cannot be")
+            if inode:
+                raw = data[at + _HEAD.size : at + _HEAD.size + name_length]
+                if raw not in (b".", b".."):
+                    row = row_of.get(inode)
+                    if not name_length or row is None or not self._has_links[row]:
+                        shown = raw.decode("utf-8", "replace")
+                        what = f"inode {inode}, which is free" if inode <= largest else f"inode {inode} of {largest}"
+                        raise InconsistentVolume(f"directory, inode {number}", f"{shown!r} names {what}")
+                    names.append((raw.decode("utf-8", "surrogateescape").translate(_SAFE), row))
+            at = following
+        if is_block and at != end:
+            raise InconsistentVolume(f"directory, inode {number}", "its entries do not fill a block")
+        return names
+
+    def _take_metadata(self) -> None:
+        geometry = self._geometry
+        user, group, project = geometry.quota_inodes
+        known = {
+            layout.BAD_INODE: "/$BadBlocks",
+            geometry.journal_inode: "/$Journal",
+            user: "/$UserQuota",
+            group: "/$GroupQuota",
+            project: "/$ProjectQuota",
+            geometry.orphan_file_inode: "/$OrphanFile",
+        }
+        self._metadata_from = len(self._paths)
+        taken = set(self._rows)
+        names = {path for path in self._paths if path.startswith("/$")}
+        for inode, path in known.items():
+            row = self._row_of.get(inode) if inode else None
+            if row is not None and row not in taken and self._inodes.size_bytes[row]:
+                self._take(path if path not in names else f"{path}~{inode}", row)
+                taken.add(row)
+        self._metadata_to = len(self._paths)
+
+    def _take_orphans(self, reached: NDArray[np.bool_]) -> None:
+        inodes = self._inodes
+        lost = ~reached & (inodes.links > 0) & (inodes.number >= self._geometry.first_inode)
+        lost &= (inodes.flags & layout.EA_INODE_FLAG) == 0
+        lost[self._rows] = False
+        for row in np.flatnonzero(lost).tolist():
+            self._take(f"{ORPHANS}{inodes.number[row]}", row)
+
+    def _result(self) -> Entries:
+        inodes, rows = self._inodes, np.array(self._rows, dtype=np.int64)
+        kinds = np.full(len(rows), EntryKind.SPECIAL, dtype=np.uint8)
+        for type_, kind in _KINDS.items():
+            kinds[inodes.type[rows] == type_] = kind
+        kinds[self._metadata_from : self._metadata_to] = EntryKind.METADATA
+        return Entries(
+            path=self._paths,
+            kind=kinds,
+            content=self._content[rows],
+            record=inodes.number[rows],
+            modified_ns=inodes.modified_ns[rows],
+            attributes=inodes.mode[rows].astype(np.uint32),
+        )
+
+    def _problem(self, row: int, problem: str) -> InconsistentVolume:
+        return InconsistentVolume(f"inode {self._inodes.number[row]}", problem)
+
+
+_RUN_BLOCKS = 256
+
+
+def _check_block(number: int, seed: int, block: bytes, *, is_first: bool) -> None:
+    """A block of a directory matches its checksum: that in its tail, or that of a node of the hash tree."""
+    if not _has_right_tail(seed, block) and not _is_right_node(seed, block, 0x20 if is_first else 0x8):
+        raise InconsistentVolume(f"directory, inode {number}", "a block of it does not match its checksum")
+
+
+def _has_right_tail(seed: int, block: bytes) -> bool:
+    at = len(block) - layout.TAIL_BYTES
+    if _HEAD.unpack_from(block, at) != (0, layout.TAIL_BYTES, 0, layout.TAIL_FILE_TYPE):
+        return False
+    return crc32c(seed, block[:at]) == int.from_bytes(block[-4:], "little")
+
+
+def _is_right_node(seed: int, block: bytes, at: int) -> bool:
+    """A node of the hash tree tells at ``at`` for how many entries it has room and how many it has; the checksum covers
+    those it has, and stands behind the room."""
+    limit, count = unpack_from("<HH", block, at)
+    end = at + limit * 8
+    if not 0 < count <= limit or end + 8 > len(block):
+        return False
+    right = crc32c(crc32c(seed, block[: at + count * 8]), block[end : end + 4] + bytes(4))
+    return right == int.from_bytes(block[end + 4 : end + 8], "little")
+
+
+def _unique(names: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The same names, those that were there already with ``~`` and a number."""
+    taken, result = {name for name, _ in names}, []
+    seen: set[str] = set()
+    for name, row in names:
+        shown, number = name, 1
+        while shown in seen or (shown != name and shown in taken):
+            number += 1
+            shown = f"{name}~{number}"
+        seen.add(shown)
+        result.append((shown, row))
+    return result

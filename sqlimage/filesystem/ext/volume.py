@@ -1,0 +1,142 @@
+"""An ext2, ext3 or ext4 volume, read-only and untrusted."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from sqlimage.device import BlockDevice
+from sqlimage.errors import InconsistentVolume, NotFoundError
+from sqlimage.extent import Runs
+from sqlimage.filesystem.content import Content, ContentRuns, InlineContent, RunContent
+from sqlimage.filesystem.contract import HOLE, Scan, VolumeFacts
+from sqlimage.filesystem.ext import layout
+from sqlimage.filesystem.ext.groups import Groups, allocated_blocks, read_groups
+from sqlimage.filesystem.ext.inode import Inodes, read_all, read_one
+from sqlimage.filesystem.ext.journal import Recovered, Recovery, read_journal
+from sqlimage.filesystem.ext.superblock import Geometry, is_ext, read_geometry, uuid_text
+from sqlimage.filesystem.ext.tree import contents_of, scan
+from sqlimage.filesystem.ext.xattr import check_attribute_blocks
+
+__all__ = ["ExtVolume", "is_ext"]
+
+
+class ExtVolume:
+    """The :class:`~sqlimage.filesystem.contract.FileSystem` of an ext2, ext3 or ext4 volume that fills ``device`` from
+    its start, by the kernel's documentation of ext4. A record is an inode.
+
+    Constructing one reads the superblock, or a backup where that is damaged. A journal that needs recovery is read, and
+    the volume is told as it will be once that is done; the volume itself is not changed. Everything raises
+    :class:`~sqlimage.errors.InconsistentVolume` where the structures it needs are damaged.
+    """
+
+    def __init__(self, device: BlockDevice) -> None:
+        self._raw = device
+        self._geometry, self._damage = read_geometry(device)
+
+    @cached_property
+    def facts(self) -> VolumeFacts:
+        geometry = self._geometry
+        return VolumeFacts(
+            file_system=geometry.file_system,
+            size_bytes=geometry.size_bytes,
+            bytes_per_sector=self._raw.bytes_per_sector,
+            bytes_per_cluster=geometry.bytes_per_cluster,
+            total_clusters=geometry.total_clusters,
+            alignment_bytes=geometry.bytes_per_block,
+            label=geometry.label.decode("utf-8", "replace") or None,
+            serial=uuid_text(geometry.uuid),
+            format_version=geometry.revision,
+            dirty=geometry.needs_recovery
+            or not geometry.state & layout.STATE_VALID
+            or bool(geometry.state & layout.STATE_ERROR),
+            may_share=geometry.has_shared_blocks,
+            notes=tuple(self._notes()),
+        )
+
+    def allocated(self) -> Runs:
+        """Blocks that the bitmaps call used, before the journal's recovery or after it; all of them where that cannot
+        be told for sure."""
+        geometry = self._geometry
+        recovery = self._recovery
+        blocks = allocated_blocks(self._device, geometry, self._groups)
+        if recovery is not None:
+            blocks = blocks.union(allocated_blocks(self._raw, geometry, read_groups(self._raw, geometry)))
+        if self._is_unsure:
+            blocks = Runs.of([(0, geometry.blocks_count)])
+        size = geometry.bytes_per_block
+        return Runs(blocks.start * size, blocks.length * size)
+
+    def scan(self) -> Scan:
+        """Every name and every content; files that no directory names are listed below ``/$OrphanFiles``."""
+        inodes = read_all(self._device, self._geometry, self._groups)
+        check_attribute_blocks(self._device, self._geometry, inodes)
+        return scan(self._device, self._geometry, inodes)
+
+    def open(self, record: int, stream: str = "") -> Content:
+        """The bytes of an inode: a file's, a directory's, a symbolic link's target.
+
+        Raises :class:`~sqlimage.errors.NotFoundError` where it is not in use, or has no bytes.
+        """
+        if stream:
+            raise NotFoundError(f"inode {record} has no stream {stream!r}: ext has no streams")
+        found = read_one(self._device, self._geometry, self._groups, record)
+        if found is None or not found.has_content[0]:
+            raise NotFoundError(f"the volume has no file with inode {record}")
+        if 0 in found.inline:
+            return InlineContent(found.inline[0])
+        contents = contents_of(self._geometry, found)
+        place = contents.run_offset
+        if contents.run_unwritten is not None:
+            place = np.where(contents.run_unwritten, HOLE, place)
+        runs = ContentRuns(contents.run_place().tolist(), place.tolist(), contents.run_length.tolist())
+        size = int(found.size_bytes[0])
+        return RunContent(self._device, runs, size, size)
+
+    @cached_property
+    def _groups(self) -> Groups:
+        return read_groups(self._device, self._geometry)
+
+    @cached_property
+    def _recovery(self) -> Recovery | None:
+        """What the journal holds, where it needs recovery and can be found."""
+        geometry = self._geometry
+        if not geometry.needs_recovery or not geometry.journal_inode:
+            return None
+        journal = self._journal(geometry)
+        return read_journal(self._raw, geometry, journal.runs, int(journal.size_bytes[0]))
+
+    def _journal(self, geometry: Geometry) -> Inodes:
+        found = read_one(self._raw, geometry, read_groups(self._raw, geometry), geometry.journal_inode)
+        if found is None or not len(found.runs.owner):
+            raise InconsistentVolume("journal", f"its inode {geometry.journal_inode} is not in use")
+        return found
+
+    @cached_property
+    def _device(self) -> BlockDevice:
+        recovery = self._recovery
+        if recovery is None or not recovery.places:
+            return self._raw
+        return Recovered(self._raw, self._geometry, recovery)
+
+    @property
+    def _is_unsure(self) -> bool:
+        """Whether more may be in use than the bitmaps tell: by changes pending elsewhere, or since the backup of the
+        superblock that was read is not known to be of this file system's present."""
+        geometry = self._geometry
+        if self._damage is not None and not is_ext(self._raw.read(0, min(self._raw.size_bytes, 2048))):
+            return True
+        recovery = self._recovery
+        return geometry.needs_recovery and (recovery is None or recovery.has_fast_commits)
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self._damage is not None:
+            group = self._geometry.copy_in_group
+            notes.append(
+                f"its first superblock is damaged ({self._damage}); the backup in block group {group} was read"
+            )
+        if self._geometry.needs_recovery:
+            notes.append("its journal needs recovery: it was in use; files are listed as they will be after that")
+        return notes
