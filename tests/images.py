@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import zstandard
 
 import sqlimage
+from sqlimage.image.medium import SourceVolume, inspect
+from sqlimage.media.memory import MemoryDevice
 
 
 def sample_volume(target: Path) -> Path:
@@ -38,7 +41,18 @@ def kept_bytes(image: Path, source: bytes) -> bytes:
         )
         for start, end in left_out:
             expected[start * unit : (end + 1) * unit] = bytes((end + 1 - start) * unit)
+        for volume in inspect(MemoryDevice(source)).volumes:
+            for start, length in _unwritten(volume):
+                expected[start : start + length] = bytes(length)
         return bytes(expected[: len(source)])
+
+
+def _unwritten(volume: SourceVolume) -> Iterator[tuple[int, int]]:
+    """Stretches of a medium that are a file's, but were never written."""
+    contents = volume.scan.contents if volume.scan else None
+    if contents is not None and contents.run_unwritten is not None:
+        for n in contents.run_unwritten.nonzero()[0].tolist():
+            yield volume.offset_bytes + int(contents.run_offset[n]), int(contents.run_length[n])
 
 
 def tool(*arguments: object, code: int = 0) -> str:

@@ -18,7 +18,16 @@ from tests.images import kept_bytes
 IMAGES = images_directory()
 LARGEST = 300 << 20
 """Larger ones (of holes, mostly) are left to the slow part."""
-READ_BY_US = ("ntfs", "fat12", "fat16", "fat32", "vfat")
+READ_BY_US = ("ntfs", "fat12", "fat16", "fat32", "vfat", "ext2", "ext3", "ext4")
+OTHERS_DIFFER = {
+    # debugfs gives all 60 bytes of i_block where i_size is 10; the kernel gives 10, and so do we.
+    "ext/syz_ext4_15.img": "/file1",
+    "ext/syz_ext4_60.img": "/file1",
+    "ext/syz_ext4_62.img": "/file1",
+    # They read the volume before its journal is recovered; e2fsck and the kernel recover it first, and so do we.
+    "ext/e2fsprogs_j_corrupt_revoke_csum.img": "/a",
+}
+"""A file of an image of which other readers give other bytes than its driver."""
 
 
 def rows() -> list[dict[str, str]]:
@@ -75,7 +84,8 @@ def known(row: dict[str, str]) -> bool:
 def test_every_file_that_others_found_is_found_with_its_digest(row: dict[str, str], tmp_path: Path) -> None:
     assert IMAGES
     facts = json.loads((IMAGES / row["facts"]).read_text()) if row["facts"] else {}
-    wanted = {file[2] for system in facts.get("filesystems", []) for file in system.get("files", []) if file[2]}
+    listed_by_others = [file for system in facts.get("filesystems", []) for file in system.get("files", [])]
+    wanted = {file[2] for file in listed_by_others if file[2] and file[0] != OTHERS_DIFFER.get(name(row))}
     if not wanted:
         return
     raw = unpacked(row, tmp_path / "raw")

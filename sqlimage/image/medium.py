@@ -21,6 +21,7 @@ LARGEST_CLUSTER = 4096
 """The unit never exceeds what the page caches of operating systems write: a larger one would make each such write
 read, change and store a whole cluster."""
 UNKNOWN = "no known file system"
+_UNWRITTEN = "extents that were never written"
 _UNALIGNED = "its partitions do not begin at clusters of the image"
 
 
@@ -119,16 +120,15 @@ def _with_files(file_system: FileSystem, facts: VolumeFacts, raw: SourceVolume, 
     allocated, scan = file_system.allocated(), file_system.scan()
     _check_places(scan.contents, allocated, facts.may_share)
     paging = find_paging_files(file_system, scan)
-    left_out = _unwritten(scan.contents)
-    if not keep_page_files:
-        left_out = left_out.union(paging.left_out)
+    unwritten = _unwritten(scan.contents)
+    names = (*paging.paths, *((_UNWRITTEN,) if len(unwritten) else ()))
     return dataclasses.replace(
         raw,
         facts=facts,
         scan=scan,
         allocated=allocated.union(raw.allocated.clip(facts.size_bytes, raw.length_bytes)),
-        left_out=left_out,
-        left_out_names=() if keep_page_files else paging.paths,
+        left_out=Runs.empty() if keep_page_files else paging.left_out.union(unwritten),
+        left_out_names=() if keep_page_files else names,
         paging_rows=paging.rows,
         captured_as="files",
     )

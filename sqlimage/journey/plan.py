@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sqlimage.extent import Int64s, Runs
-from sqlimage.filesystem.contract import HOLE, ContentFlag, EntryKind
+from sqlimage.filesystem.contract import ContentFlag, EntryKind
 from sqlimage.image.medium import Medium, SourceVolume
 from sqlimage.journey.jobs import NOBODY, About, Job, Piece, Window
 from sqlimage.journey.presets import Preset
@@ -147,7 +147,7 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeCo
     assert volume.scan is not None
     table = volume.scan.contents
     owner, place = table.run_owner(), table.run_place()
-    backed = table.run_offset != HOLE
+    backed = ~table.reads_as_zeros()
     if len(volume.left_out):  # of a run that is left out in part, the rest belongs to no content
         index = np.minimum(
             np.searchsorted(volume.left_out.end, table.run_offset, side="right"), len(volume.left_out) - 1
