@@ -12,8 +12,9 @@ import contextlib
 import socket
 import time
 
+from sqlimage import nbd_layout as n
 from sqlimage.device import BlockDevice, Prefetching, Readiness, WritableDevice
-from sqlimage.nbd import layout as n
+from sqlimage.nbd import limits
 from sqlimage.nbd.handover import Handover
 from sqlimage.nbd.reading import READ_HEADS_BYTES, put_read
 from sqlimage.nbd.resources import ROOM_BYTES, Resources
@@ -128,7 +129,7 @@ class Answering:
             self._changed(cookie, n.NBD_CMD_FLAG_FUA, 0)
         elif command == n.NBD_CMD_CACHE:
             if isinstance(self._device, Prefetching) and length:
-                self._resources.attempt(self._device.prefetch, offset, min(length, n.BLOCK_BYTES_MAXIMUM))
+                self._resources.attempt(self._device.prefetch, offset, min(length, limits.BLOCK_BYTES_MAXIMUM))
             self._put(simple_reply(cookie))
         else:
             self._changed(cookie, flags, self._zero(flags, command, offset, length))

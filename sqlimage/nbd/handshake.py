@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from sqlimage.nbd import layout as n
+from sqlimage import nbd_layout as n
+from sqlimage.nbd import limits
 from sqlimage.nbd.transmission import Session
 
 
@@ -60,8 +61,8 @@ class _Fields:
 
     def string(self) -> bytes:
         length = self.number(n.LENGTH)
-        if length > n.STRING_BYTES_MAXIMUM:
-            raise _Malformed(n.NBD_REP_ERR_TOO_BIG, f"a string may have {n.STRING_BYTES_MAXIMUM} bytes")
+        if length > limits.STRING_BYTES_MAXIMUM:
+            raise _Malformed(n.NBD_REP_ERR_TOO_BIG, f"a string may have {limits.STRING_BYTES_MAXIMUM} bytes")
         return self.take(length)
 
     def take(self, length: int) -> bytes:
@@ -116,10 +117,10 @@ class Negotiation:
                 self._client_flags(n.CLIENT_FLAGS.unpack(self._consume(n.CLIENT_FLAGS.size))[0])
             elif self.state is State.OPTIONS and len(self._received) >= n.OPTION.size:
                 magic, option, length = n.OPTION.unpack_from(self._received)
-                if magic != n.IHAVEOPT or self._options == n.OPTIONS_MAXIMUM:
+                if magic != n.IHAVEOPT or self._options == limits.OPTIONS_MAXIMUM:
                     self.state = State.CLOSED
-                elif length > n.OPTION_BYTES_MAXIMUM:
-                    answer += _refusal(option, n.NBD_REP_ERR_TOO_BIG, f"at most {n.OPTION_BYTES_MAXIMUM} bytes")
+                elif length > limits.OPTION_BYTES_MAXIMUM:
+                    answer += _refusal(option, n.NBD_REP_ERR_TOO_BIG, f"at most {limits.OPTION_BYTES_MAXIMUM} bytes")
                     self.state = State.CLOSED
                 elif len(self._received) < n.OPTION.size + length:
                     return answer
@@ -207,8 +208,8 @@ class Negotiation:
     def _info(self, option: int, fields: _Fields) -> bytes:
         name = fields.string()
         count = fields.number(n.INFO_TYPE)
-        if count > n.INFO_REQUESTS_MAXIMUM:
-            raise _Malformed(n.NBD_REP_ERR_TOO_BIG, f"at most {n.INFO_REQUESTS_MAXIMUM} informations")
+        if count > limits.INFO_REQUESTS_MAXIMUM:
+            raise _Malformed(n.NBD_REP_ERR_TOO_BIG, f"at most {limits.INFO_REQUESTS_MAXIMUM} informations")
         wanted = {fields.number(n.INFO_TYPE) for _ in range(count)}
         fields.end()
         found = self._find(name)
@@ -218,7 +219,10 @@ class Negotiation:
         about = [
             n.INFO_EXPORT.pack(n.NBD_INFO_EXPORT, offer.size_bytes, self._flags(found)),
             n.INFO_BLOCK_SIZE.pack(
-                n.NBD_INFO_BLOCK_SIZE, n.BLOCK_BYTES_MINIMUM, n.BLOCK_BYTES_PREFERRED, n.BLOCK_BYTES_MAXIMUM
+                n.NBD_INFO_BLOCK_SIZE,
+                limits.BLOCK_BYTES_MINIMUM,
+                limits.BLOCK_BYTES_PREFERRED,
+                limits.BLOCK_BYTES_MAXIMUM,
             ),
         ]
         if n.NBD_INFO_NAME in wanted:
@@ -242,8 +246,8 @@ class Negotiation:
             raise _Malformed(n.NBD_REP_ERR_INVALID, "structured replies must be agreed on first")
         name = fields.string()
         count = fields.number(n.LENGTH)
-        if count > n.QUERIES_MAXIMUM:
-            raise _Malformed(n.NBD_REP_ERR_TOO_BIG, f"at most {n.QUERIES_MAXIMUM} queries")
+        if count > limits.QUERIES_MAXIMUM:
+            raise _Malformed(n.NBD_REP_ERR_TOO_BIG, f"at most {limits.QUERIES_MAXIMUM} queries")
         queries = {fields.string() for _ in range(count)}
         fields.end()
         found = self._find(name)
@@ -252,7 +256,7 @@ class Negotiation:
         matches = n.BASE_ALLOCATION in queries or (not setting and (not queries or b"base:" in queries))
         answer = b""
         if matches:
-            identity = n.BASE_ALLOCATION_ID if setting else 0
+            identity = limits.BASE_ALLOCATION_ID if setting else 0
             answer = _reply(option, n.NBD_REP_META_CONTEXT, n.LENGTH.pack(identity) + n.BASE_ALLOCATION)
             if setting:
                 self._context_of = found

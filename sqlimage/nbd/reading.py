@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sqlimage import nbd_layout as n
 from sqlimage.device import BlockDevice
-from sqlimage.nbd import layout as n
 from sqlimage.nbd.transmission import Session, error_reply, none_chunk, put_data_chunk, put_hole_chunk, read_pieces
 from sqlimage.units import KIB
 

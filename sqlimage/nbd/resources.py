@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from sqlimage.errors import SqlimageError
-from sqlimage.nbd.layout import NBD_EIO, NBD_ENOSPC
+from sqlimage.nbd_layout import NBD_EIO, NBD_ENOSPC
 from sqlimage.units import KIB, MIB
 
 BUFFERS_BYTES = 64 * MIB

@@ -18,10 +18,11 @@ from sqlimage.device import BlockDevice, WritableDevice
 from sqlimage.errors import SqlimageError, UsageError
 from sqlimage.nbd.connection import Connection
 from sqlimage.nbd.handshake import Offer
-from sqlimage.nbd.layout import DEFAULT_PORT, STRING_BYTES_MAXIMUM
+from sqlimage.nbd.limits import STRING_BYTES_MAXIMUM
 from sqlimage.nbd.listening import listen_tcp, listen_unix, prepare_client
 from sqlimage.nbd.resources import Resources
 from sqlimage.nbd.tls import TlsSettings
+from sqlimage.nbd_layout import DEFAULT_PORT
 
 _NEGOTIATION_RIGHT_SECONDS = 1.0
 """How long a client may negotiate before it has to make room for another where the server is full."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from sqlimage import nbd_layout as n
 from sqlimage.device import DeviceExtent
-from sqlimage.nbd import layout as n
+from sqlimage.nbd import limits
 
 _FUA = n.NBD_CMD_FLAG_FUA
 _FLAGS = {
@@ -45,7 +46,7 @@ def check_request(session: Session, flags: int, command: int, offset_bytes: int,
     """
     end = offset_bytes + length_bytes
     if command == n.NBD_CMD_READ and not flags and end <= session.size_bytes:  # nearly every request there is
-        return 0 if length_bytes <= n.BLOCK_BYTES_MAXIMUM else n.NBD_EINVAL
+        return 0 if length_bytes <= limits.BLOCK_BYTES_MAXIMUM else n.NBD_EINVAL
     allowed = _FLAGS.get(command)
     if allowed is None or flags & ~allowed or (flags & n.NBD_CMD_FLAG_DF and not session.structured):
         return n.NBD_EINVAL
@@ -53,7 +54,7 @@ def check_request(session: Session, flags: int, command: int, offset_bytes: int,
         return 0
     if command in _CHANGING and not session.writable:
         return n.NBD_EPERM
-    if command in (n.NBD_CMD_READ, n.NBD_CMD_WRITE) and length_bytes > n.BLOCK_BYTES_MAXIMUM:
+    if command in (n.NBD_CMD_READ, n.NBD_CMD_WRITE) and length_bytes > limits.BLOCK_BYTES_MAXIMUM:
         return n.NBD_EINVAL
     if end > session.size_bytes:
         grows = command in (n.NBD_CMD_WRITE, n.NBD_CMD_WRITE_ZEROES) and end < 1 << 64
@@ -107,13 +108,13 @@ def put_hole_chunk(target: memoryview, at: int, cookie: int, offset_bytes: int, 
 def block_status(cookie: int, extents: Iterable[DeviceExtent], *, one: bool) -> bytes:
     """The answer to a block status: extents from the offset asked for on, alike ones made one, as many as an answer
     may hold, or a single one. ``extents`` must not be empty; it is not read further than needed."""
-    most = 1 if one else n.STATUS_DESCRIPTORS_MAXIMUM
+    most = 1 if one else limits.STATUS_DESCRIPTORS_MAXIMUM
     descriptors = []
     for _, length_bytes, is_data in _alike(extents):
         descriptors.append(n.STATUS_DESCRIPTOR.pack(length_bytes, 0 if is_data else _HOLE))
         if len(descriptors) == most:
             break
-    payload = n.LENGTH.pack(n.BASE_ALLOCATION_ID) + b"".join(descriptors)
+    payload = n.LENGTH.pack(limits.BASE_ALLOCATION_ID) + b"".join(descriptors)
     magic, done = n.NBD_STRUCTURED_REPLY_MAGIC, n.NBD_REPLY_FLAG_DONE
     return n.CHUNK.pack(magic, done, n.NBD_REPLY_TYPE_BLOCK_STATUS, cookie, len(payload)) + payload
 
@@ -124,7 +125,7 @@ def read_pieces(extents: Iterable[DeviceExtent], offset_bytes: int, length_bytes
     pieces: list[tuple[int, int, bool]] = []
     at, end = offset_bytes, offset_bytes + length_bytes
     for place, length, is_data in _alike(extents):
-        if not is_data and length >= n.HOLE_BYTES_MINIMUM:
+        if not is_data and length >= limits.HOLE_BYTES_MINIMUM:
             if place > at:
                 pieces.append((at, place - at, True))
             pieces.append((place, length, False))

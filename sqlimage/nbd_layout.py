@@ -1,4 +1,5 @@
-"""Numbers and messages of the NBD protocol. Constants only.
+"""Numbers and messages of the NBD protocol, for the server (:mod:`sqlimage.nbd`) and for the client that reads other
+image formats (:mod:`sqlimage.media.foreign`). Constants only.
 
 Document: ``doc/proto.md`` of the NetworkBlockDevice project, whose names are used here. All numbers travel big-endian;
 offsets and lengths are in bytes.
@@ -78,8 +79,6 @@ NBD_FLAG_CAN_MULTI_CONN = 1 << 8
 NBD_FLAG_SEND_CACHE = 1 << 10
 
 BASE_ALLOCATION = b"base:allocation"
-BASE_ALLOCATION_ID = 1
-"""The id this server gives to the context; any number would do."""
 NBD_STATE_HOLE = 1 << 0
 NBD_STATE_ZERO = 1 << 1
 
@@ -126,20 +125,3 @@ NBD_EIO = 5
 NBD_EINVAL = 22
 NBD_ENOSPC = 28
 NBD_ESHUTDOWN = 108
-
-# What this server allows. The protocol leaves these to the implementation, except the length of strings.
-STRING_BYTES_MAXIMUM = 4096
-OPTIONS_MAXIMUM = 32
-"""How many options a client may send before it must have chosen an export."""
-OPTION_BYTES_MAXIMUM = 65536
-QUERIES_MAXIMUM = 64
-"""Metadata context queries in one option."""
-INFO_REQUESTS_MAXIMUM = 64
-BLOCK_BYTES_MINIMUM = 1
-BLOCK_BYTES_PREFERRED = 4096
-BLOCK_BYTES_MAXIMUM = 33_554_432
-"""The largest read or write."""
-STATUS_DESCRIPTORS_MAXIMUM = 4096
-"""Extents told in one answer to NBD_CMD_BLOCK_STATUS; a client asks again from where it ends."""
-HOLE_BYTES_MINIMUM = 4096
-"""A shorter hole within a read is sent as zeros: it would cost more messages than it saves bytes."""
