@@ -30,7 +30,9 @@ IntoOption = Annotated[str | None, typer.Option(metavar="CHILD", help="Write int
 CommitOption = Annotated[bool, typer.Option("--commit", help="At the end, make what was written a sealed version.")]
 DiscardOption = Annotated[bool, typer.Option("--discard", help="At the end, throw away what was written.")]
 CacheOption = Annotated[str, typer.Option(metavar="SIZE", help="Temporary file for decoded data; 0 for none.")]
-
+VolumeOption = Annotated[
+    int | None, typer.Option(metavar="N", help="PATH is on this volume; the same as /N before it.", min=0)
+]
 
 SearchOption = Annotated[
     list[str] | None,
@@ -85,6 +87,14 @@ def split_image(text: str) -> tuple[str, str | None]:
         return text, None
     path, _, version = text.rpartition("@")
     return path, version
+
+
+def on_volume(version: sqlimage.Version, path: str, volume: int | None) -> str:
+    """A path on a volume as it is told where the medium has several."""
+    if volume is None:
+        return path
+    version.volume(volume)
+    return path if len(version.volumes()) == 1 else f"/{volume}/{path.lstrip('/')}"
 
 
 @contextmanager

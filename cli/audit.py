@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, opened
+from .arguments import ImageArgument, JsonOption, VolumeOption, on_volume, opened
 from .output import print_json, print_table
 
-EXAMPLE = "sqlimage audit laptop.sqlimage"
+EXAMPLE = "sqlimage audit laptop.sqlimage /Users/joe"
 
 
-def command(image: ImageArgument, json: JsonOption = False) -> None:
+def command(
+    image: ImageArgument,
+    path: Annotated[
+        str | None, typer.Argument(metavar="PATH", help="Only what was done to this file, or below this directory.")
+    ] = None,
+    volume: VolumeOption = None,
+    json: JsonOption = False,
+) -> None:
     """Show the audit trail: what was done to the image, by whom, where and when. `verify` proves it."""
     with opened(image) as version:
         rows = version.image.audit()
+        if path is not None or volume is not None:
+            top = on_volume(version, path or "/", volume).rstrip("/")
+            rows = [row for row in rows if row.path is not None and f"{row.path}/".startswith(f"{top}/")]
     if json:
         print_json(rows)
         return

@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, opened
+from .arguments import ImageArgument, JsonOption, VolumeOption, on_volume, opened
 from .output import message, print_json
 
 EXAMPLE = "sqlimage get laptop.sqlimage /Users/joe ./joe"
@@ -20,11 +20,12 @@ def command(
     image: ImageArgument,
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file or a directory in the image; / for all.")],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="Where to put it; it must not exist.")],
+    volume: VolumeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Copy a file or a directory tree out of an image. Nothing is written outside DEST, whatever the names."""
     with opened(image) as version:
-        report = sqlimage.extract(version, path, destination)
+        report = sqlimage.extract(version, on_volume(version, path, volume), destination)
     if json:
         print_json(report)
         raise typer.Exit(sqlimage.DamagedError.exit_code if report.damaged else 0)
@@ -39,7 +40,9 @@ def command(
         if len(rows) > _MOST_TOLD:
             message(f"{what}: {len(rows) - _MOST_TOLD} more; --json lists them all")
     print(
-        f"{report.files} files, {report.directories} directories, {format_size(report.total_bytes)} "
+        f"{report.files} files, {report.directories} directories, "
+        + (f"{report.symbolic_links} symbolic links, " if report.symbolic_links else "")
+        + f"{format_size(report.total_bytes)} "
         f"to {report.destination}"
     )
     if report.damaged:

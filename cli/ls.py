@@ -9,7 +9,7 @@ import typer
 
 import sqlimage
 
-from .arguments import ImageArgument, JsonOption, opened
+from .arguments import ImageArgument, JsonOption, VolumeOption, on_volume, opened
 from .output import print_json, print_table
 
 EXAMPLE = "sqlimage ls laptop.sqlimage /Users --recursive"
@@ -20,10 +20,12 @@ def command(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A directory or a file in the image.")] = "/",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="All that lies below, too.")] = False,
     all_: Annotated[bool, typer.Option("--all", "-a", help="The file system's own metadata files, too.")] = False,
+    volume: VolumeOption = None,
     json: JsonOption = False,
 ) -> None:
     """List files. A medium with several volumes has them as /0, /1 and so on."""
     with opened(image) as version:
+        path = on_volume(version, path, volume)
         rows = [found for found in _rows(version, path, recursive) if all_ or found[1].kind != "metadata"]
     if json:
         print_json([row for _, row in rows])

@@ -22,6 +22,7 @@ from . import (
     compact,
     diff,
     edit,
+    extent,
     find,
     flatten,
     get,
@@ -86,7 +87,7 @@ def _options(
 
 
 _COMMANDS = (
-    *(capture, restore, info, ls, cat, get, put, rm, mkdir, mv, mount, unmount, serve, boot),
+    *(capture, restore, info, ls, cat, get, extent, put, rm, mkdir, mv, mount, unmount, serve, boot),
     *(versions, diff, merge, squash, prune, rebase, flatten, compact),
     *(sql, audit, find, verify, tour),
 )

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from sqlimage.streams.audit import AuditRow
     from sqlimage.streams.control import Control, Volume
     from sqlimage.streams.database import recover
-    from sqlimage.streams.files import FileRow
+    from sqlimage.streams.files import Extent, FileRow
     from sqlimage.streams.properties import parse as parse_property
     from sqlimage.units import format_size, parse_size
     from sqlimage.versions.compact import CompactReport, compact
@@ -109,7 +109,7 @@ _HOMES = {
     "streams.audit": ("AuditRow",),
     "streams.control": ("Control", "Volume"),
     "streams.database": ("recover",),
-    "streams.files": ("FileRow",),
+    "streams.files": ("Extent", "FileRow"),
     "units": ("format_size", "parse_size"),
     "versions.compact": ("CompactReport", "compact"),
     "versions.diff": ("ClusterRun", "Difference", "diff"),
@@ -146,6 +146,7 @@ __all__ = [
     "Edit",
     "EditDriver",
     "EditReport",
+    "Extent",
     "ExtractReport",
     "FileDevice",
     "FileRow",

@@ -35,6 +35,7 @@ COMMANDS = (
     "ls",
     "cat",
     "get",
+    "extent",
     "sql",
     "audit",
     "property",

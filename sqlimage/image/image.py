@@ -19,7 +19,7 @@ from sqlimage.streams import audit, bitmap, control, files, properties
 from sqlimage.streams.audit import AuditRow
 from sqlimage.streams.control import Control, Volume
 from sqlimage.streams.database import Database
-from sqlimage.streams.files import FileRow
+from sqlimage.streams.files import Extent, FileRow
 from sqlimage.streams.properties import Value
 from sqlimage.streams.writer import holder
 from sqlimage.tool import TOOL
@@ -247,6 +247,13 @@ class Version:
         if found is None:
             raise NotFoundError(f"{self.image.path}: no {path!r} in version {self.number}", hint=self._why(volume))
         return found
+
+    def extents(self, path: str) -> list[Extent]:
+        """Where the bytes of a file, a stream or a directory lie: runs in clusters of the medium, in its order.
+
+        Raises :class:`~sqlimage.errors.NotFoundError`.
+        """
+        return files.extents_of(self.image.database, self.number, self.find_file(path))
 
     def _in_other_case(self, volume: int, path: str) -> FileRow | None:
         """The one file whose path differs in case only, as the systems that use FAT and NTFS would find it."""

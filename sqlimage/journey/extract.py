@@ -16,6 +16,9 @@ from sqlimage.streams.files import FileRow
 
 _ZERO_BLOCK = bytes(1 << 20)
 _MOST_NAME_BYTES = 255
+_MOST_TARGET_BYTES = 4095
+_WITH_POSIX_NAMES = frozenset({"ext2", "ext3", "ext4", "iso9660"})
+"""File systems whose symbolic links hold a target, and whose ``attributes`` are a mode."""
 _LARGEST_FILE = 4 << 40
 """A sparse file can claim any size; writing out the holes of a larger one would take hours."""
 
@@ -27,6 +30,7 @@ class ExtractReport:
     destination: str
     files: int = 0
     directories: int = 0
+    symbolic_links: int = 0
     total_bytes: int = 0
     renamed: list[tuple[str, str]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -41,10 +45,12 @@ def extract(
     """Copy a file, or a directory with all below it, out of a version to ``destination``, which must not exist yet.
 
     A directory becomes the directory ``destination``; ``/`` takes everything. Alternate streams become files named
-    ``file:stream``. A link comes out as a plain file with the bytes its own record holds (mostly none) and is told: no
-    link is ever made. A file that is damaged is told and left out, the others come. Metadata files are left out; names
-    that would lead elsewhere are changed and told. Nothing is written outside ``destination``, and where the work
-    cannot go on, what was written is removed. Raises :class:`~sqlimage.errors.SqlimageError` subclasses.
+    ``file:stream``. Symbolic links of ext and ISO 9660 are made, when all else is there, so that nothing is written
+    through one, with the target that the image has. A link of NTFS comes out as a plain file with the bytes its own
+    record holds (mostly none). Permission bits are kept, but no set-user-ID and the like. A file that is damaged is told
+    and left out, the others come. Metadata files are left out; names that would lead elsewhere are changed and told.
+    Nothing is written outside ``destination``, and where the work cannot go on, what was written is removed. Raises
+    :class:`~sqlimage.errors.SqlimageError` subclasses.
     """
     target = os.path.abspath(destination)
     if os.path.lexists(target):
@@ -96,7 +102,9 @@ def _extract_tree(
     cut = 0 if root.path == "/" else len(root.path)
     prefix = f"/{root.volume}{root.path}" if len(version.volumes()) > 1 else root.path
     with version.file_system(root.volume) as file_system, _directory(target) as top:
+        is_posix = file_system.facts.file_system in _WITH_POSIX_NAMES
         tree = _Tree(top, report)
+        links: list[tuple[FileRow, str, str]] = []
         try:
             for row in version.below(prefix):
                 if progress:
@@ -105,9 +113,12 @@ def _extract_tree(
                     if row.kind == "special":
                         report.skipped.append((row.path, "neither a file nor a directory"))
                     continue
+                parent, _, name = row.path[cut + 1 :].rpartition("/")
+                if row.kind == "symlink" and is_posix:
+                    links.append((row, parent, name))
+                    continue
                 if row.kind == "symlink":
                     report.links.append((row.path, "extracted as the plain file its record holds"))
-                parent, _, name = row.path[cut + 1 :].rpartition("/")
                 at = tree.enter(parent)
                 if at is None:
                     report.skipped.append((row.path, "its directory is not in the image"))
@@ -116,9 +127,18 @@ def _extract_tree(
                     tree.make(row.path[cut + 1 :], at, name, row.path)
                 else:
                     try:
-                        _copy(file_system, row, at, tree.free_name(at, parent, name, row.path), report)
+                        _copy(file_system, row, at, tree.free_name(at, parent, name, row.path), report, is_posix)
                     except FormatError as damage:
                         report.damaged.append((row.path, damage.message))
+            for row, parent, name in links:
+                at = tree.enter(parent)
+                if at is None:
+                    report.skipped.append((row.path, "its directory is not in the image"))
+                    continue
+                try:
+                    _link(file_system, row, at, tree.free_name(at, parent, name, row.path), report)
+                except FormatError as damage:
+                    report.damaged.append((row.path, damage.message))
         finally:
             tree.close()
 
@@ -198,7 +218,26 @@ def safe_name(name: str) -> str:
     return encoded.decode("utf-8", "ignore")
 
 
-def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: ExtractReport) -> None:
+def _link(file_system: FileSystem, row: FileRow, at: int, name: str, report: ExtractReport) -> None:
+    """One symbolic link in a directory."""
+    try:
+        content = open_row(file_system, row)
+        target = content.read(0, _MOST_TARGET_BYTES + 1)
+    except InconsistentVolume as problem:
+        raise FormatError(f"{row.path}: {problem}") from None
+    if not target or b"\0" in target or len(target) > _MOST_TARGET_BYTES:
+        report.skipped.append((row.path, "a symbolic link to what cannot be a path"))
+        return
+    try:
+        os.symlink(target, os.fsencode(name), dir_fd=at)
+    except OSError as problem:
+        raise DeviceError(f"{row.path}: cannot be made ({problem.strerror})") from None
+    report.symbolic_links += 1
+
+
+def _copy(
+    file_system: FileSystem, row: FileRow, at: int, name: str, report: ExtractReport, is_posix: bool = False
+) -> None:
     """One file's bytes into a new file of a directory; zeros become holes."""
     try:
         content = open_row(file_system, row)
@@ -217,6 +256,8 @@ def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: Ext
                 _write_all(fd, block, offset)
             offset += len(block)
         os.ftruncate(fd, offset)
+        if is_posix and row.attributes:
+            os.fchmod(fd, row.attributes & 0o777)
         if row.modified_at:
             seconds = datetime.fromisoformat(row.modified_at).timestamp()
             with suppress(OSError, OverflowError):

@@ -34,6 +34,10 @@ _SELECT_EXTENTS = (
     "SELECT record, stream, file_offset, start_cluster, clusters FROM effective_extent "
     "WHERE version = ? AND volume = ? ORDER BY record, stream, file_offset"
 )
+_EXTENTS_OF_ONE = (
+    "SELECT file_offset, start_cluster, clusters FROM effective_extent "
+    "WHERE version = ? AND volume = ? AND record = ? AND stream = ? ORDER BY file_offset"
+)
 _COLUMNS = "volume, path, kind, bytes, modified_at, record, stream, attributes, digest"
 _ONE = f"SELECT {_COLUMNS} FROM effective_file WHERE version = ? AND volume = ? AND path = ?"
 # A directory's own row, and all below it: '0' is the character after '/'.
@@ -106,6 +110,21 @@ def below(database: Database, version: int, volume: int, path: str) -> Iterator[
     for row in database.query(_BELOW, [version, volume, prefix]):
         if row[1] != "/":
             yield FileRow(*typed(database.path, "file", _TYPES, row))
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of a content, in clusters of the medium."""
+
+    file_offset: int
+    start_cluster: int
+    clusters: int
+
+
+def extents_of(database: Database, version: int, row: FileRow) -> list[Extent]:
+    """Where the content of a file lies, in its order."""
+    rows = database.rows(_EXTENTS_OF_ONE, [version, row.volume, row.record, row.stream])
+    return [Extent(*typed(database.path, "extent", (int, int, int), found)) for found in rows]
 
 
 def owners(database: Database, version: int, start_cluster: int, end_cluster: int) -> list[tuple[int, str]]:

@@ -1,0 +1,131 @@
+"""An ext4 volume that the kernel filled: captured by its files, restored, and its tree taken out as it is."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import sqlimage
+from tests.images import noise, tool
+
+
+@contextmanager
+def mounted(volume: Path, at: Path) -> Iterator[Path]:
+    at.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-o", "loop", volume, at], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("ext")
+    target = place / "v.img"
+    with target.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-L", "data", target], check=True)
+    with mounted(target, place / "m") as top:
+        (top / "bin").mkdir()
+        (top / "bin" / "tool").write_bytes(noise("tool", 100_000))
+        (top / "bin" / "tool").chmod(0o4755)
+        (top / "private").write_bytes(b"secret")
+        (top / "private").chmod(0o600)
+        os.symlink("bin/tool", top / "short")
+        os.symlink("/etc/" + "x" * 200, top / "long")
+        os.symlink("/etc/passwd", top / "bin" / "outside")
+        os.mkfifo(top / "pipe")
+        (top / "stale").write_bytes(noise("stale", 4 << 20))
+        os.sync()
+        os.unlink(top / "stale")
+        os.sync()
+        with (top / "reserved").open("wb") as file:
+            file.write(b"written")
+            file.flush()
+            os.posix_fallocate(file.fileno(), 0, 3 << 20)
+    return target
+
+
+@pytest.fixture(scope="module")
+def image(volume: Path) -> Path:
+    target = volume.with_suffix(".sqlimage")
+    report = sqlimage.capture(volume, target)
+    assert (report.volumes[0].captured_as, report.volumes[0].label) == ("files", "data")
+    return target
+
+
+def tree(top: Path) -> dict[str, tuple[int, bytes | str | None]]:
+    """Mode and bytes, or target, of everything below a directory."""
+    found: dict[str, tuple[int, bytes | str | None]] = {}
+    for path in sorted(top.rglob("*")):
+        mode = path.lstat().st_mode
+        content: bytes | str | None = None
+        if stat.S_ISLNK(mode):
+            content = os.readlink(path)
+        elif stat.S_ISREG(mode):
+            content = path.read_bytes()
+        found[str(path.relative_to(top))] = (mode, content)
+    return found
+
+
+def test_the_restored_volume_is_clean_and_holds_the_same_tree(volume: Path, image: Path, tmp_path: Path) -> None:
+    tool("restore", image, tmp_path / "out.img")
+    subprocess.run(["e2fsck", "-fn", tmp_path / "out.img"], check=True, capture_output=True)
+    with mounted(tmp_path / "out.img", tmp_path / "m") as top:
+        restored = tree(top)
+    with mounted(volume, tmp_path / "m") as top:
+        assert restored == tree(top)
+
+
+def test_what_was_never_written_is_left_out_and_reads_as_zeros(image: Path, tmp_path: Path) -> None:
+    with sqlimage.open(image) as opened:
+        version = opened.version()
+        with version.content("/reserved") as content:
+            data = b"".join(sqlimage.read_all(content))
+        places = version.extents("/reserved")
+        backed = opened.database.rows("SELECT start_cluster, end_cluster FROM cluster_map WHERE data NOT NULL")
+    assert data == b"written".ljust(3 << 20, b"\0")
+    clusters = {n for run in places for n in range(run.start_cluster, run.start_cluster + run.clusters)}
+    assert len(clusters) == (3 << 20) // 1024, "they are the file's all the same"
+    assert len({n for start, end in backed for n in range(start, end + 1)} & clusters) == 1
+
+
+def test_a_tree_comes_out_with_its_links_and_permissions_and_nothing_is_written_through_a_link(
+    image: Path, tmp_path: Path
+) -> None:
+    said = tool("get", image, "/", tmp_path / "out")
+    assert "3 symbolic links" in said
+    out = tmp_path / "out"
+    assert os.readlink(out / "short") == "bin/tool"
+    assert os.readlink(out / "long") == "/etc/" + "x" * 200
+    assert os.readlink(out / "bin" / "outside") == "/etc/passwd"
+    assert (out / "bin" / "tool").read_bytes() == noise("tool", 100_000)
+    assert stat.S_IMODE((out / "bin" / "tool").stat().st_mode) == 0o755, "but for set-user-ID"
+    assert stat.S_IMODE((out / "private").stat().st_mode) == 0o600
+    assert not (out / "pipe").exists()
+    assert not (out / "lost+found" / "x").exists()
+
+
+def test_where_a_file_lies_is_what_debugfs_says(volume: Path, image: Path) -> None:
+    with sqlimage.open(image) as opened:
+        runs = opened.version().extents("/bin/tool")
+        assert opened.version().control.bytes_per_cluster == 1024, "as mke2fs chooses for a small volume"
+    said = subprocess.run(["debugfs", "-R", "blocks /bin/tool", volume], capture_output=True, text=True, check=True)
+    blocks = [int(word) for word in said.stdout.split()]
+    ours = [block for run in runs for block in range(run.start_cluster, run.start_cluster + run.clusters)]
+    assert blocks
+    assert ours == blocks
+
+
+def test_the_runs_of_a_file_are_a_command(image: Path) -> None:
+    assert "start cluster" in tool("extent", image, "/bin/tool")
+    assert tool("extent", image, "/bin/tool", "--json") == tool("extent", image, "bin/tool", "--volume", 0, "--json")
+    assert tool("extent", image, "/short") == tool("extent", image, "/pipe"), "what needs no cluster has none"
+    tool("extent", image, "/bin/tool", "--volume", 7, code=3)
