@@ -10,7 +10,11 @@ from tests.bench.measure import Case, Contender
 
 _BESIDE = Path(sys.executable).with_name("sqlimage")
 SQLIMAGE = str(_BESIDE) if _BESIDE.exists() else shutil.which("sqlimage") or str(_BESIDE)
-_PARTCLONE = 'partclone.ntfs -c -s "$1" -o - -L /dev/null | zstd -q -3 -T2 -o "$2"'
+_PARTCLONE = 'exec partclone."$3" -c -s "$1" -o - -L /dev/null | zstd -q -3 -T2 -o "$2"'
+_SQUASHFS = (
+    'at=$(mktemp -d) && mount -o loop,ro "$1" "$at" && trap \'umount "$at" && rmdir "$at"\' EXIT && '
+    'mksquashfs "$at" "$2" -quiet -no-progress -comp zstd -Xcompression-level "$3"'
+)
 _APPLY = 'truncate -s "$3" "$2" && mkntfs -q -F -Q -s 512 "$2" && exec wimlib-imagex apply "$1" 1 "$2"'
 _NTFS_BYTES = "2G"
 
@@ -29,9 +33,15 @@ def wim(name: str, source: str, compression: str) -> Contender:
     return Contender(name, command, source, ("wimlib-imagex",))
 
 
-def partclone(name: str, source: str) -> Contender:
-    command = ("bash", "-o", "pipefail", "-c", _PARTCLONE, "bash", "{source}", "{out}")
-    return Contender(name, command, source, ("partclone.ntfs", "zstd"))
+def partclone(name: str, source: str, file_system: str) -> Contender:
+    command = ("bash", "-o", "pipefail", "-c", _PARTCLONE, "bash", "{source}", "{out}", file_system)
+    return Contender(name, command, source, (f"partclone.{file_system}", "zstd"))
+
+
+def squashfs(name: str, source: str, level: int) -> Contender:
+    """The tree of a volume that the kernel mounts; as root."""
+    command = ("bash", "-c", _SQUASHFS, "bash", "{source}", "{out}", str(level))
+    return Contender(name, command, source, ("mksquashfs",))
 
 
 ZSTD = ("-o", "compression_type=zstd")
@@ -61,7 +71,7 @@ CASES = (
             qcow2("qcow2 zstd", "ntfs.img", *ZSTD),
             sqlimage_capture("sqlimage fast", "ntfs.img", "--preset", "fast"),
             wim("wim xpress", "ntfs.img", "XPRESS"),
-            partclone("partclone, zstd", "ntfs.img"),
+            partclone("partclone, zstd", "ntfs.img", "ntfs"),
             sqlimage_capture("sqlimage archive", "ntfs.img", "--preset", "archive"),
             wim("wim lzx", "ntfs.img", "LZX"),
         ),
@@ -99,6 +109,18 @@ CASES = (
             sqlimage_capture("sqlimage", "fat32.img"),
             qcow2("qcow2 zlib", "fat32.img"),
             qcow2("qcow2 zstd", "fat32.img", *ZSTD),
+        ),
+    ),
+    Case(
+        "ext4-capture",
+        "Capture of an ext4 volume",
+        "sqlimage",
+        (
+            sqlimage_capture("sqlimage", "ext4.img"),
+            qcow2("qcow2 zstd", "ext4.img", *ZSTD),
+            partclone("partclone, zstd", "ext4.img", "extfs"),
+            squashfs("squashfs zstd 3", "ext4.img", 3),
+            squashfs("squashfs zstd 15", "ext4.img", 15),
         ),
     ),
     _sparse("ntfs"),

@@ -31,6 +31,7 @@ _VERSIONS = {
     "qemu-img": ("qemu-img", "--version"),
     "wimlib": ("wimlib-imagex", "--version"),
     "partclone": ("partclone.ntfs", "--version"),
+    "mksquashfs": ("mksquashfs", "-version"),
     "zstd": ("zstd", "--version"),
     "borg": ("borg", "--version"),
     "restic": ("restic", "version"),
