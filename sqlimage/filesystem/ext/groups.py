@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import InconsistentVolume
-from sqlimage.extent import Int64s, Runs, stretches
+from sqlimage.extent import Int64s, Runs, first_overlap, stretches
 from sqlimage.filesystem.crc32c import crc32c
 from sqlimage.filesystem.ext import layout
 from sqlimage.filesystem.ext.layout import Compat, Incompat
 from sqlimage.filesystem.ext.superblock import Geometry
 
 _BITMAPS_AT_ONCE = 64
+_PIECES_MAX = 6_000_000
 _DESCRIPTOR_BLOCKS_AT_ONCE = 256
 _CRC16_TABLE = np.zeros(256, dtype=np.uint16)
 for _byte in range(256):
@@ -36,17 +37,37 @@ class Groups:
     flags: NDArray[np.uint16]
     block_bitmap_csum: NDArray[np.uint32]
     inode_bitmap_csum: NDArray[np.uint32]
+    is_stale: bool = False
+    """Whether only the places can be trusted: flags are cleared, and the bitmaps' checksums may be old ones."""
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    def without_state(self) -> Groups:
+        return replace(self, flags=np.zeros_like(self.flags), is_stale=True)
 
 
-def read_groups(device: BlockDevice, geometry: Geometry) -> Groups:
-    """The descriptors of all groups, their checksums checked and their places inside the volume.
+def read_groups(device: BlockDevice, geometry: Geometry, *, as_they_lie: bool = False) -> Groups:
+    """The descriptors of all groups, their checksums checked, and their places inside the volume and apart.
 
-    Raises :class:`~sqlimage.errors.InconsistentVolume`.
+    With a backup of the superblock, those behind the first one are taken where they are right: no driver keeps the
+    backups of descriptors up to date. ``as_they_lie``: without regard to checksums, as while a journal is to be
+    recovered. Raises :class:`~sqlimage.errors.InconsistentVolume`.
     """
-    parts = [_parse(geometry, first, raw) for first, raw in _descriptor_bytes(device, geometry)]
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    groups = Groups(*columns)
-    table_blocks = -(-geometry.inodes_per_group * geometry.bytes_per_inode // geometry.bytes_per_block)
+    if geometry.copy_in_group:
+        try:
+            return read_groups(device, replace(geometry, copy_in_group=0), as_they_lie=as_they_lie)
+        except InconsistentVolume:
+            groups = _read_groups(device, geometry, is_checked=True)
+            return groups.without_state() if geometry.has_group_flags else groups
+    groups = _read_groups(device, geometry, is_checked=not as_they_lie)
+    return replace(groups, is_stale=True) if as_they_lie else groups
+
+
+def _read_groups(device: BlockDevice, geometry: Geometry, *, is_checked: bool) -> Groups:
+    parts = [_parse(geometry, first, raw, is_checked) for first, raw in _descriptor_bytes(device, geometry)]
+    groups = Groups(*(np.concatenate(column) for column in zip(*parts, strict=True)))  # type: ignore[arg-type]
+    table_blocks = geometry.inode_table_blocks
     for name, place, length in (
         ("bg_block_bitmap", groups.block_bitmap, 1),
         ("bg_inode_bitmap", groups.inode_bitmap, 1),
@@ -59,7 +80,18 @@ def read_groups(device: BlockDevice, geometry: Geometry) -> Groups:
                 f"group descriptor {group}, {name}",
                 f"is block {place[group]}, the volume has {geometry.blocks_count}",
             )
+    if (shared := first_overlap(*_places(geometry, groups))) is not None:
+        raise InconsistentVolume("group descriptors", f"two bitmaps or inode tables lie at block {shared}")
     return groups
+
+
+def _places(geometry: Geometry, groups: Groups) -> tuple[Int64s, Int64s]:
+    """Where the bitmaps and inode tables lie, and how many blocks each has."""
+    one = np.ones(len(groups), dtype=np.int64)
+    return (
+        np.concatenate((groups.block_bitmap, groups.inode_bitmap, groups.inode_table)),
+        np.concatenate((one, one, one * geometry.inode_table_blocks)),
+    )
 
 
 def _descriptor_bytes(device: BlockDevice, geometry: Geometry) -> Iterator[tuple[int, bytes]]:
@@ -83,7 +115,9 @@ def _descriptor_bytes(device: BlockDevice, geometry: Geometry) -> Iterator[tuple
         number += count
 
 
-def _parse(geometry: Geometry, first: int, raw: bytes) -> tuple[NDArray[np.int64] | NDArray[np.uint32], ...]:
+def _parse(
+    geometry: Geometry, first: int, raw: bytes, is_checked: bool
+) -> tuple[NDArray[np.int64] | NDArray[np.uint32], ...]:
     table = np.frombuffer(raw, dtype=np.uint8).reshape(-1, geometry.bytes_per_descriptor)
     has_upper = bool(geometry.incompat & Incompat.BIT64)
 
@@ -101,7 +135,7 @@ def _parse(geometry: Geometry, first: int, raw: bytes) -> tuple[NDArray[np.int64
         return u16(at) | u16(upper_at) << 16 if has_upper else u16(at)
 
     flags = u16(layout.BG_FLAGS_AT)
-    if geometry.has_group_flags:
+    if geometry.has_group_flags and is_checked:
         found = u16(layout.BG_CHECKSUM_AT)
         right = _checksums(geometry, first, table)
         wrong = np.flatnonzero(found != right)
@@ -110,7 +144,7 @@ def _parse(geometry: Geometry, first: int, raw: bytes) -> tuple[NDArray[np.int64
             raise InconsistentVolume(
                 f"group descriptor {first + group}, bg_checksum", f"is {found[group]:#x}, should be {right[group]:#x}"
             )
-    else:
+    if not geometry.has_group_flags:
         flags = np.zeros_like(flags)
     return (
         block(layout.BG_BLOCK_BITMAP_AT),
@@ -146,37 +180,36 @@ def _checksums(geometry: Geometry, first: int, table: NDArray[np.uint8]) -> NDAr
 
 
 def allocated_blocks(device: BlockDevice, geometry: Geometry, groups: Groups) -> Runs:
-    """Blocks in use: the set bits of the bitmaps, and where a group's bitmap was never written, its own metadata.
+    """Blocks in use: the set bits of the bitmaps, and what a group whose bitmap was never written holds of metadata.
 
-    What lies before the first group (the boot block) counts. Raises :class:`~sqlimage.errors.InconsistentVolume`.
+    What lies before the first group (the boot block) counts. Where free space is in more than
+    ``_PIECES_MAX`` pieces, the rest of the groups is told as in use. Raises
+    :class:`~sqlimage.errors.InconsistentVolume`.
     """
     ratio, per_group = geometry.blocks_per_cluster, geometry.clusters_per_group
     clusters = -(-(geometry.blocks_count - geometry.first_data_block) // ratio)
     uninitialised = (groups.flags & layout.BG_BLOCK_UNINIT) != 0
-    starts, lengths = [], []
+    starts, lengths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    pieces = 0
     for first, count, bits in _bitmaps(device, geometry, groups.block_bitmap, ~uninitialised, per_group):
-        _check(geometry, first, bits, groups.block_bitmap_csum, "block bitmap")
-        for n in range(count):
-            if not bits[n].any():
-                continue
-            base = (first + n) * per_group
-            mask = np.unpackbits(bits[n], bitorder="little")[: min(per_group, clusters - base)].astype(np.bool_)
-            for start, end in _runs_of(mask):
-                starts.append(base + start)
-                lengths.append(end - start)
-    table = -(-geometry.inodes_per_group * geometry.bytes_per_inode // geometry.bytes_per_block)
-    bits_set = Runs.from_arrays(
-        np.array(starts, dtype=np.int64) * ratio + geometry.first_data_block, np.array(lengths, dtype=np.int64) * ratio
-    )
-    places = np.concatenate((groups.block_bitmap, groups.inode_bitmap, groups.inode_table))
-    one = np.ones(len(groups.flags), dtype=np.int64)
-    metadata = Runs.from_arrays(places, np.concatenate((one, one, one * table)))
-    copies = Runs.of(_copies(geometry, np.flatnonzero(uninitialised).tolist()))
-    everywhere = Runs.of([(0, geometry.first_data_block)])
+        _check(geometry, groups, first, bits, groups.block_bitmap_csum, "block bitmap")
+        base = first * per_group
+        mask = np.unpackbits(bits, axis=1, bitorder="little")[:, :per_group].reshape(-1)[: clusters - base]
+        edges = np.flatnonzero(np.diff(np.pad(mask, 1))) + base
+        pieces += len(edges) // 2
+        if pieces > _PIECES_MAX:
+            edges = np.array([base, min(base + count * per_group, clusters)])
+        starts.append(edges[::2])
+        lengths.append(edges[1::2] - edges[::2])
+    first_block = geometry.first_data_block
+    bits_set = Runs.from_arrays(np.concatenate(starts) * ratio + first_block, np.concatenate(lengths) * ratio)
+    metadata = Runs.from_arrays(*_places(geometry, groups))
+    copies = Runs.of(_copies(geometry))
+    everywhere = Runs.of([(0, first_block)])
     runs = bits_set.union(metadata).union(copies).union(everywhere)
     if ratio > 1:  # a cluster is in use as a whole
-        runs = runs.shift(-geometry.first_data_block).clip(0, geometry.blocks_count).widen(ratio)
-        runs = runs.shift(geometry.first_data_block).union(everywhere)
+        runs = runs.shift(-first_block).clip(0, geometry.blocks_count).widen(ratio)
+        runs = runs.shift(first_block).union(everywhere)
     return runs.clip(0, geometry.blocks_count)
 
 
@@ -185,7 +218,7 @@ def inodes_in_use(device: BlockDevice, geometry: Geometry, groups: Groups) -> It
     initialised = (groups.flags & layout.BG_INODE_UNINIT) == 0
     per_group = geometry.inodes_per_group
     for first, count, bits in _bitmaps(device, geometry, groups.inode_bitmap, initialised, per_group):
-        _check(geometry, first, bits, groups.inode_bitmap_csum, "inode bitmap")
+        _check(geometry, groups, first, bits, groups.inode_bitmap_csum, "inode bitmap")
         for n in range(count):
             mask = np.unpackbits(bits[n], bitorder="little")[:per_group].astype(np.bool_)
             if mask.any():
@@ -209,8 +242,10 @@ def _bitmaps(
             group += count
 
 
-def _check(geometry: Geometry, first: int, bits: NDArray[np.uint8], checksums: NDArray[np.uint32], what: str) -> None:
-    if not geometry.has_checksums:
+def _check(
+    geometry: Geometry, groups: Groups, first: int, bits: NDArray[np.uint8], checksums: NDArray[np.uint32], what: str
+) -> None:
+    if not geometry.has_checksums or groups.is_stale:
         return
     mask = 0xFFFFFFFF if geometry.incompat & Incompat.BIT64 else 0xFFFF
     for n, row in enumerate(bits):
@@ -218,25 +253,15 @@ def _check(geometry: Geometry, first: int, bits: NDArray[np.uint8], checksums: N
             raise InconsistentVolume(f"{what} of group {first + n}", "does not match its checksum")
 
 
-def _runs_of(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    if mask.all():
-        return [(0, len(mask))]
-    return stretches(mask)
-
-
-def _copies(geometry: Geometry, groups: list[int]) -> Iterator[tuple[int, int]]:
-    """Where the copies of the superblock and of the descriptors lie in some groups, in blocks."""
-    is_meta = bool(geometry.incompat & Incompat.META_BG)
-    tables = min(geometry.first_meta_bg, geometry.descriptor_blocks) if is_meta else geometry.descriptor_blocks
+def _copies(geometry: Geometry) -> Iterator[tuple[int, int]]:
+    """Where the superblocks and descriptors and their copies lie, in blocks."""
+    per_block, tables = geometry.descriptors_per_block, geometry.meta_bg_from
     reserved = geometry.reserved_gdt_blocks if geometry.compat & Compat.RESIZE_INODE else 0
-    for group in groups:
-        at = geometry.first_block(group) + geometry.superblock_offset(group)
-        has_copy = geometry.has_superblock(group)
-        if has_copy:
-            yield at, 1
-        meta = group // geometry.descriptors_per_block
-        if not is_meta or meta < geometry.first_meta_bg:
-            if has_copy:
-                yield at + 1, tables + reserved
-        elif group % geometry.descriptors_per_block in (0, 1, geometry.descriptors_per_block - 1):
-            yield at + int(has_copy), 1
+    for group in geometry.superblock_groups():
+        behind = tables + reserved if group // per_block < tables else 0
+        yield geometry.first_block(group) + geometry.superblock_offset(group), 1 + behind
+    for first in range(tables * per_block, geometry.groups, per_block):
+        for group in (first, first + 1, first + per_block - 1):
+            if group < geometry.groups:
+                at = geometry.first_block(group) + geometry.superblock_offset(group)
+                yield at + int(geometry.has_superblock(group)), 1

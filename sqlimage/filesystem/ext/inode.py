@@ -120,8 +120,8 @@ def parse(mapper: Mapper, geometry: Geometry, number: Int64s, raw: NDArray[np.ui
     is_large = (type_ == layout.REGULAR) | bool(geometry.incompat & Incompat.LARGEDIR)
     if geometry.revision.startswith("1"):
         size |= np.where(is_large, head["i_size_high"], 0).astype(np.int64) << 32
-    if (wrong := (size < 0) | (size > 1 << 62)).any():
-        raise InconsistentVolume(f"inode {number[wrong][0]}", "its size cannot be")
+    if (wrong := (size < 0) | (size > layout.LOGICAL_BLOCKS_MAX * geometry.bytes_per_block)).any():
+        raise InconsistentVolume(f"inode {number[wrong][0]}", f"its size of {size[wrong][0]} bytes cannot be")
     acl = head["i_file_acl_lo"].astype(np.int64) | head["l_i_file_acl_high"].astype(np.int64) << 32
     if not geometry.incompat & Incompat.BIT64:
         acl &= 0xFFFFFFFF

@@ -15,7 +15,11 @@ from sqlimage.filesystem.ext import layout
 from sqlimage.filesystem.ext.superblock import Geometry
 
 Bools = NDArray[np.bool_]
-_LOGICAL_MAX = 1 << 32
+_RUNS_BASE, _RUNS_PER_INODE = 6_000_000, 4
+"""How many runs are told: an extent takes 12 bytes on a volume and a block's number 4, more than four in memory."""
+_EMPTY_BASE = 1000
+"""So many indirect blocks may be without a number, and half of them: a sparse medium has endless ones."""
+_BYTES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Mapper:
         self._device = device
         self._geometry = geometry
         self._used: set[int] = set()
+        self._runs_left = _RUNS_BASE
+        self._empty_left = _EMPTY_BASE
 
     def extents(self, number: Int64s, generation: Int64s, field: NDArray[np.uint8]) -> Mapped:
         """The runs of inodes with extent trees; ``field`` is their i_block, a row each; ``owner`` is the row."""
@@ -74,6 +80,7 @@ class Mapper:
         there = np.arange(layout.EXTENTS_IN_INODE) < entries[:, None]
         flat = there & (depth == 0)[:, None]
         owner = np.nonzero(flat)[0]
+        self._runs_left += _RUNS_PER_INODE * len(number)
         parts = [self._leaves(number, owner, table[flat])]
         for row in np.flatnonzero(depth > 0).tolist():
             root = table[row][: int(entries[row])].view(layout.EXTENT_INDEX)
@@ -82,13 +89,14 @@ class Mapper:
         return Mapped.joined(parts)
 
     def _leaves(self, number: Int64s, owner: Int64s, table: NDArray[np.void]) -> Mapped:
+        self._count(number, owner)
         count = table["ee_len"].astype(np.int64)
         unwritten = count > layout.LARGEST_WRITTEN
         count = np.where(unwritten, count - layout.LARGEST_WRITTEN, count)
         logical = table["ee_block"].astype(np.int64)
         start = table["ee_start_lo"].astype(np.int64) | table["ee_start_hi"].astype(np.int64) << 32
         bad = (count == 0) | (start < self._geometry.first_data_block) | (start + count > self._geometry.blocks_count)
-        bad |= logical + count > _LOGICAL_MAX
+        bad |= logical + count > layout.LOGICAL_BLOCKS_MAX
         bad[1:] |= (owner[1:] == owner[:-1]) & (logical[1:] < (logical + count)[:-1])
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
@@ -117,7 +125,11 @@ class Mapper:
         head = np.frombuffer(raw, dtype=layout.EXTENT_HEADER, count=1)[0]
         room = len(raw) // layout.EXTENT_BYTES - 1
         count, largest = int(head["eh_entries"]), int(head["eh_max"])
-        if head["eh_magic"] != layout.EXTENT_MAGIC or head["eh_depth"] != depth or not 0 < count <= largest <= room:
+        if (
+            head["eh_magic"] != layout.EXTENT_MAGIC
+            or head["eh_depth"] != depth
+            or not min(depth, 1) <= count <= largest <= room
+        ):
             raise _damaged(inode, f"block {block} is no node of depth {depth} of its extent tree")
         end = layout.EXTENT_BYTES * (1 + largest)
         if self._geometry.has_checksums:
@@ -127,7 +139,7 @@ class Mapper:
         dtype = layout.EXTENT_INDEX if depth else layout.EXTENT
         node = np.frombuffer(raw, dtype=dtype, count=count, offset=layout.EXTENT_BYTES)
         first = node["ei_block" if depth else "ee_block"]
-        if int(first[0]) < logical or (np.diff(first.astype(np.int64)) <= 0).any():
+        if (count and int(first[0]) < logical) or (np.diff(first.astype(np.int64)) <= 0).any():
             raise _damaged(inode, f"the entries of block {block} of its extent tree are not in order")
         return node
 
@@ -138,34 +150,53 @@ class Mapper:
         owner, logical = np.nonzero(direct)
         parts = [self._merged(number, owner, logical, direct[owner, logical])]
         per_block = self._geometry.bytes_per_block // 4
-        for row in np.flatnonzero(table[:, layout.DIRECT_BLOCKS :].any(axis=1)).tolist():
-            before = layout.DIRECT_BLOCKS
-            for height in (1, 2, 3):
-                block = int(table[row, layout.DIRECT_BLOCKS + height - 1])
-                if block:
-                    parts += self._indirect(number, row, block, before, height)
-                before += per_block**height
+        step = max(1, _BYTES_AT_ONCE // self._geometry.bytes_per_block)
+        pending: list[tuple[Int64s, Int64s, Int64s]] = []
+        for height in (3, 2, 1):
+            first = layout.DIRECT_BLOCKS + sum(per_block**lower for lower in range(1, height))
+            block = table[:, layout.DIRECT_BLOCKS + height - 1]
+            own = np.flatnonzero(block)
+            pending.append((own, np.full(len(own), first, dtype=np.int64), block[own]))
+            following = []
+            for owner, logical, block in pending:
+                for at in range(0, len(owner), step):
+                    some = slice(at, at + step)
+                    below = self._indirect(number, owner[some], logical[some], block[some], per_block ** (height - 1))
+                    if height > 1:
+                        following.append(below)
+                    else:
+                        parts.append(self._merged(number, *below))
+            pending = following
         return _rejoined(Mapped.joined(parts))
 
-    def _indirect(self, number: Int64s, row: int, block: int, logical: int, height: int) -> list[Mapped]:
-        raw = np.frombuffer(self._read(int(number[row]), block), dtype="<u4").astype(np.int64)
-        if height == 1:
-            at = np.flatnonzero(raw)
-            return [self._merged(number, np.full(len(at), row, dtype=np.int64), at + logical, raw[at])]
-        span = len(raw) ** (height - 1)
-        parts: list[Mapped] = []
-        for n in np.flatnonzero(raw).tolist():
-            parts += self._indirect(number, row, int(raw[n]), logical + n * span, height - 1)
-        return parts
+    def _indirect(
+        self, number: Int64s, owner: Int64s, logical: Int64s, block: Int64s, span: int
+    ) -> tuple[Int64s, Int64s, Int64s]:
+        """What some blocks of numbers hold: whose each number is, from which block of the file, and the number."""
+        raw = [self._read(int(number[row]), place) for row, place in zip(owner.tolist(), block.tolist(), strict=True)]
+        table = np.frombuffer(b"".join(raw), dtype="<u4").reshape(len(raw), -1)
+        row, column = np.nonzero(table)
+        self._empty_left += len(raw) - 2 * (len(raw) - len(np.unique(row)))
+        if self._empty_left < 0:
+            raise _damaged(int(number[owner[0]]), "most of the blocks of its block map are empty")
+        return owner[row], logical[row] + column * span, table[row, column].astype(np.int64)
 
     def _merged(self, number: Int64s, owner: Int64s, logical: Int64s, block: Int64s) -> Mapped:
         """Runs out of single blocks that are in order."""
         bad = (block < self._geometry.first_data_block) | (block >= self._geometry.blocks_count)
+        bad |= logical >= layout.LOGICAL_BLOCKS_MAX
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise _damaged(int(number[owner[row]]), f"its block {logical[row]} is block {block[row]} of the volume")
         one = np.ones(len(owner), dtype=np.int64)
-        return _rejoined(Mapped(owner, logical, block, one, np.zeros(len(owner), dtype=np.bool_)))
+        runs = _rejoined(Mapped(owner, logical, block, one, np.zeros(len(owner), dtype=np.bool_)))
+        self._count(number, runs.owner)
+        return runs
+
+    def _count(self, number: Int64s, owner: Int64s) -> None:
+        self._runs_left -= len(owner)
+        if self._runs_left < 0:
+            raise _damaged(int(number[owner[-1]]), "this file and those before it are in too many pieces")
 
     def _read(self, inode: int, block: int) -> bytes:
         if not self._geometry.first_data_block <= block < self._geometry.blocks_count:

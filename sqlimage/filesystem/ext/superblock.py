@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from uuid import UUID
@@ -79,6 +80,17 @@ class Geometry:
         return -(-self.groups // self.descriptors_per_block)
 
     @property
+    def inode_table_blocks(self) -> int:
+        """Of a group."""
+        return -(-self.inodes_per_group * self.bytes_per_inode // self.bytes_per_block)
+
+    @cached_property
+    def meta_bg_from(self) -> int:
+        """The first block of descriptors that lies in its own meta group; those before lie behind the superblock."""
+        total = self.descriptor_blocks
+        return min(self.first_meta_bg, total) if self.incompat & Incompat.META_BG else total
+
+    @property
     def has_checksums(self) -> bool:
         return bool(self.ro_compat & RoCompat.METADATA_CSUM)
 
@@ -115,6 +127,15 @@ class Geometry:
             return True
         return any(_is_power(group, base) for base in (3, 5, 7))
 
+    def superblock_groups(self) -> Iterable[int]:
+        """All that have one."""
+        if self.compat & Compat.SPARSE_SUPER2:
+            return sorted({0, *(group for group in self.backup_groups if group < self.groups)})
+        if not self.ro_compat & RoCompat.SPARSE_SUPER:
+            return range(self.groups)
+        powers = {base**n for base in (3, 5, 7) for n in range(self.groups.bit_length())}
+        return sorted(group for group in {0, *powers} if group < self.groups)
+
     @property
     def superblock_block(self) -> int:
         """The block of the first group that the superblock lies in."""
@@ -122,7 +143,7 @@ class Geometry:
 
     def descriptor_block(self, number: int) -> int:
         """Where a block of group descriptors lies: in the group of the copy that was read, or in its own meta group."""
-        if not self.incompat & Incompat.META_BG or number < self.first_meta_bg:
+        if number < self.meta_bg_from:
             first = self.superblock_block if self.copy_in_group == 0 else self.first_block(self.copy_in_group)
             return first + 1 + number
         group = number * self.descriptors_per_block
@@ -158,13 +179,13 @@ def read_geometry(device: BlockDevice) -> tuple[Geometry, InconsistentVolume | N
 
 
 def find_backup(device: BlockDevice) -> Geometry | None:
-    """A superblock at the start of block group 1, 3 or 5, by each size of block, that is right in itself."""
-    for log in range(10, 17):
-        size = 1 << log
-        for group in (1, 3, 5):
-            at = (group * 8 * size + (size == 1024)) * size
+    """A superblock at the start of a later block group that is right in itself: of group 1, 3 or 5, by each size of
+    block, or where the damaged first one says that groups lie."""
+    for size, first, per_group, groups in _likely_groups(device):
+        for group in groups:
+            at = (first + group * per_group) * size
             if at + layout.SUPERBLOCK_BYTES > device.size_bytes:
-                break
+                continue
             try:
                 geometry = validate(_read(device, at), device.size_bytes, group)
             except InconsistentVolume:
@@ -174,6 +195,22 @@ def find_backup(device: BlockDevice) -> Geometry | None:
     return None
 
 
+def _likely_groups(device: BlockDevice) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
+    """Bytes of a block, the first block of group 0, blocks of a group, and which groups may have a backup."""
+    usual = (1, 3, 5)
+    if device.size_bytes >= layout.SUPERBLOCK_AT + layout.SUPERBLOCK_BYTES:
+        field = np.frombuffer(_read(device, layout.SUPERBLOCK_AT), dtype=layout.SUPERBLOCK)[0]
+        log, first, per_group = (
+            int(field[name]) for name in ("s_log_block_size", "s_first_data_block", "s_blocks_per_group")
+        )
+        if field["s_magic"] == layout.MAGIC and log <= 6 and first <= 1 and per_group >= layout.LEAST_BLOCKS_PER_GROUP:
+            yield 1024 << log, first, per_group, (*usual, *(n for n in field["s_backup_bgs"].tolist() if n))
+    for log in range(10, 17):
+        size = 1 << log
+        yield size, int(size == 1024), 8 * size, usual
+        yield size, 0, 8 * size * _USUAL_RATIO, usual
+
+
 def _read(device: BlockDevice, at: int) -> bytes:
     if at + layout.SUPERBLOCK_BYTES > device.size_bytes:
         raise InconsistentVolume("superblock", f"the medium has {device.size_bytes} bytes")
@@ -181,6 +218,8 @@ def _read(device: BlockDevice, at: int) -> bytes:
 
 
 _LONGER_THAN_MEDIUM = "s_blocks_count"
+_USUAL_RATIO = 16
+"""Blocks of a cluster that mke2fs takes for bigalloc where it is not told."""
 
 
 def validate(raw: bytes, device_bytes: int, group: int) -> Geometry:
@@ -246,6 +285,8 @@ def validate(raw: bytes, device_bytes: int, group: int) -> Geometry:
     check(128 <= inode <= block and inode & (inode - 1) == 0, "s_inode_size", f"a power of two from 128 to {block}")
     inodes = number("s_inodes_per_group")
     check(0 < inodes <= 8 * block, "s_inodes_per_group", f"from 1 to {8 * block}")
+    first_inode = number("s_first_ino") if revision else layout.OLD_FIRST_INODE
+    check(first_inode >= layout.OLD_FIRST_INODE, "s_first_ino", f"at least {layout.OLD_FIRST_INODE}")
     descriptor = layout.DESCRIPTOR_BYTES
     if incompat & Incompat.BIT64:
         descriptor = number("s_desc_size")
@@ -265,7 +306,7 @@ def validate(raw: bytes, device_bytes: int, group: int) -> Geometry:
         clusters_per_group=clusters,
         inodes_per_group=inodes,
         bytes_per_inode=inode,
-        first_inode=number("s_first_ino") if revision else layout.OLD_FIRST_INODE,
+        first_inode=first_inode,
         bytes_per_descriptor=descriptor,
         reserved_gdt_blocks=number("s_reserved_gdt_blocks"),
         first_meta_bg=number("s_first_meta_bg"),
@@ -287,12 +328,8 @@ def validate(raw: bytes, device_bytes: int, group: int) -> Geometry:
     )
     check(geometry.inodes_count == geometry.groups * inodes, "s_inodes_count", f"{geometry.groups * inodes}")
     check(number("s_block_group_nr") == group or group == 0, "s_block_group_nr", f"{group}")
-    if incompat & Incompat.META_BG:
-        check(
-            geometry.first_meta_bg <= geometry.descriptor_blocks,
-            "s_first_meta_bg",
-            f"up to {geometry.descriptor_blocks}",
-        )
+    allowed = f"more, for {count} blocks"
+    check(geometry.groups <= layout.GROUPS_MAX and geometry.meta_bg_from < per_group, "s_blocks_per_group", allowed)
     return geometry
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from struct import Struct, unpack_from
+from sys import getsizeof
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,11 @@ from sqlimage.filesystem.ext.mapping import inode_seed
 from sqlimage.filesystem.ext.superblock import Geometry
 from sqlimage.units import MIB
 
-ORPHANS = "/$OrphanFiles/"
-"""Where a file is listed that no directory names."""
+ORPHANS = "/$OrphanFiles"
+"""Below which a file is listed that no directory names."""
 PATH_LENGTH_MAX = 32767
-PATHS_LENGTH_BASE, PATHS_LENGTH_MEAN = 64 * MIB, 1024
-"""All paths together: so many characters, and so many more for each entry: deep trees of long names are legal, but grow
+PATHS_BYTES_BASE, PATHS_BYTES_MEAN = 64 * MIB, 512
+"""All paths together: so much memory, and so much more for each entry: deep trees of long names are legal, but grow
 with the square."""
 _KINDS = {
     layout.REGULAR: EntryKind.FILE,
@@ -101,7 +102,8 @@ class _Tree:
         self._first_run = np.searchsorted(inodes.runs.owner, np.arange(len(inodes.number) + 1))
         self._paths: list[str] = []
         self._rows: list[int] = []
-        self._length = 0
+        self._memory = 0
+        self._in_root: set[str] = set()
         self._check_directories()
 
     def _check_directories(self) -> None:
@@ -120,6 +122,7 @@ class _Tree:
         reached = np.zeros(len(self._inodes.number), dtype=np.bool_)
         reached[root] = True
         level = [(root, "/")]
+        self._in_root = {"/" + name for name, _ in self._names(root)}
         while level:
             following = []
             for row, before in level:
@@ -137,8 +140,8 @@ class _Tree:
         return self._result()
 
     def _take(self, path: str, row: int) -> None:
-        self._length += len(path)
-        if len(path) > PATH_LENGTH_MAX or self._length > PATHS_LENGTH_BASE + PATHS_LENGTH_MEAN * len(self._paths):
+        self._memory += getsizeof(path)
+        if len(path) > PATH_LENGTH_MAX or self._memory > PATHS_BYTES_BASE + PATHS_BYTES_MEAN * len(self._paths):
             raise InconsistentVolume("directories", "they are nested so deeply that paths outgrow the volume")
         self._paths.append(path)
         self._rows.append(row)
@@ -215,11 +218,10 @@ class _Tree:
         }
         self._metadata_from = len(self._paths)
         taken = set(self._rows)
-        names = {path for path in self._paths if path.startswith("/$")}
         for inode, path in known.items():
             row = self._row_of.get(inode) if inode else None
             if row is not None and row not in taken and self._inodes.size_bytes[row]:
-                self._take(path if path not in names else f"{path}~{inode}", row)
+                self._take(self._unused(path), row)
                 taken.add(row)
         self._metadata_to = len(self._paths)
 
@@ -228,8 +230,15 @@ class _Tree:
         lost = ~reached & (inodes.links > 0) & (inodes.number >= self._geometry.first_inode)
         lost &= (inodes.flags & layout.EA_INODE_FLAG) == 0
         lost[self._rows] = False
+        below = self._unused(ORPHANS)
         for row in np.flatnonzero(lost).tolist():
-            self._take(f"{ORPHANS}{inodes.number[row]}", row)
+            self._take(f"{below}/{inodes.number[row]}", row)
+
+    def _unused(self, path: str) -> str:
+        """A path in the root directory that no file has."""
+        while path in self._in_root:
+            path += "~"
+        return path
 
     def _result(self) -> Entries:
         inodes, rows = self._inodes, np.array(self._rows, dtype=np.int64)
@@ -280,12 +289,13 @@ def _is_right_node(seed: int, block: bytes, at: int) -> bool:
 def _unique(names: list[tuple[str, int]]) -> list[tuple[str, int]]:
     """The same names, those that were there already with ``~`` and a number."""
     taken, result = {name for name, _ in names}, []
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     for name, row in names:
-        shown, number = name, 1
-        while shown in seen or (shown != name and shown in taken):
-            number += 1
-            shown = f"{name}~{number}"
-        seen.add(shown)
+        shown = name
+        while name in seen and shown in taken:
+            seen[name] += 1
+            shown = f"{name}~{seen[name]}"
+        seen.setdefault(name, 1)
+        taken.add(shown)
         result.append((shown, row))
     return result

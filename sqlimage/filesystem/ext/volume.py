@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,13 +15,20 @@ from sqlimage.filesystem.content import Content, ContentRuns, InlineContent, Run
 from sqlimage.filesystem.contract import HOLE, Scan, VolumeFacts
 from sqlimage.filesystem.ext import layout
 from sqlimage.filesystem.ext.groups import Groups, allocated_blocks, read_groups
-from sqlimage.filesystem.ext.inode import Inodes, read_all, read_one
+from sqlimage.filesystem.ext.inode import read_all, read_one
 from sqlimage.filesystem.ext.journal import Recovered, Recovery, read_journal
-from sqlimage.filesystem.ext.superblock import Geometry, is_ext, read_geometry, uuid_text
+from sqlimage.filesystem.ext.superblock import Geometry, is_ext, read_geometry, uuid_text, validate
 from sqlimage.filesystem.ext.tree import contents_of, scan
 from sqlimage.filesystem.ext.xattr import check_attribute_blocks
 
 __all__ = ["ExtVolume", "is_ext"]
+
+
+class _Journal(NamedTuple):
+    """What the journal holds, where it needs recovery; or why that cannot be told."""
+
+    recovery: Recovery | None
+    problem: InconsistentVolume | None
 
 
 class ExtVolume:
@@ -33,11 +42,11 @@ class ExtVolume:
 
     def __init__(self, device: BlockDevice) -> None:
         self._raw = device
-        self._geometry, self._damage = read_geometry(device)
+        self._first_geometry, self._damage = read_geometry(device)
 
     @cached_property
     def facts(self) -> VolumeFacts:
-        geometry = self._geometry
+        geometry, state = self._geometry, self._first_geometry.state
         return VolumeFacts(
             file_system=geometry.file_system,
             size_bytes=geometry.size_bytes,
@@ -48,9 +57,7 @@ class ExtVolume:
             label=geometry.label.decode("utf-8", "replace") or None,
             serial=uuid_text(geometry.uuid),
             format_version=geometry.revision,
-            dirty=geometry.needs_recovery
-            or not geometry.state & layout.STATE_VALID
-            or bool(geometry.state & layout.STATE_ERROR),
+            dirty=self._needs_recovery or not state & layout.STATE_VALID or bool(state & layout.STATE_ERROR),
             may_share=geometry.has_shared_blocks,
             notes=tuple(self._notes()),
         )
@@ -58,14 +65,15 @@ class ExtVolume:
     def allocated(self) -> Runs:
         """Blocks that the bitmaps call used, before the journal's recovery or after it; all of them where that cannot
         be told for sure."""
-        geometry = self._geometry
-        recovery = self._recovery
-        blocks = allocated_blocks(self._device, geometry, self._groups)
-        if recovery is not None:
-            blocks = blocks.union(allocated_blocks(self._raw, geometry, read_groups(self._raw, geometry)))
+        geometry, size = self._geometry, self._geometry.bytes_per_block
         if self._is_unsure:
-            blocks = Runs.of([(0, geometry.blocks_count)])
-        size = geometry.bytes_per_block
+            return Runs.of([(0, geometry.size_bytes)])
+        blocks = allocated_blocks(self._device, geometry, self._groups)
+        if self._needs_recovery:
+            before = self._first_geometry
+            with suppress(InconsistentVolume):  # descriptors half written say nothing
+                groups = read_groups(self._raw, before, as_they_lie=True)
+                blocks = blocks.union(allocated_blocks(self._raw, before, groups)).clip(0, geometry.blocks_count)
         return Runs(blocks.start * size, blocks.length * size)
 
     def scan(self) -> Scan:
@@ -95,48 +103,70 @@ class ExtVolume:
         return RunContent(self._device, runs, size, size)
 
     @cached_property
+    def _geometry(self) -> Geometry:
+        """What the superblock will say after the journal's recovery."""
+        before, recovery = self._first_geometry, self._journal.recovery
+        if recovery is None or before.superblock_block not in recovery.places:
+            return before
+        raw = self._device.read(layout.SUPERBLOCK_AT, layout.SUPERBLOCK_BYTES)
+        return validate(raw, self._raw.size_bytes, 0)
+
+    @cached_property
     def _groups(self) -> Groups:
         return read_groups(self._device, self._geometry)
 
     @cached_property
-    def _recovery(self) -> Recovery | None:
-        """What the journal holds, where it needs recovery and can be found."""
-        geometry = self._geometry
-        if not geometry.needs_recovery or not geometry.journal_inode:
-            return None
-        journal = self._journal(geometry)
-        return read_journal(self._raw, geometry, journal.runs, int(journal.size_bytes[0]))
-
-    def _journal(self, geometry: Geometry) -> Inodes:
-        found = read_one(self._raw, geometry, read_groups(self._raw, geometry), geometry.journal_inode)
-        if found is None or not len(found.runs.owner):
-            raise InconsistentVolume("journal", f"its inode {geometry.journal_inode} is not in use")
-        return found
+    def _journal(self) -> _Journal:
+        """A backup of the superblock does not tell whether the journal needs recovery: then the journal does."""
+        geometry = self._first_geometry
+        if not geometry.journal_inode or not (geometry.needs_recovery or self._damage):
+            return _Journal(None, None)
+        try:
+            groups = read_groups(self._raw, geometry, as_they_lie=True)
+            found = read_one(self._raw, geometry, groups, geometry.journal_inode)
+            if found is None or not len(found.runs.owner):
+                raise InconsistentVolume("journal", f"its inode {geometry.journal_inode} is not in use")
+            return _Journal(read_journal(self._raw, geometry, found.runs, int(found.size_bytes[0])), None)
+        except InconsistentVolume as problem:
+            return _Journal(None, problem)
 
     @cached_property
     def _device(self) -> BlockDevice:
-        recovery = self._recovery
+        recovery = self._journal.recovery
         if recovery is None or not recovery.places:
             return self._raw
-        return Recovered(self._raw, self._geometry, recovery)
+        return Recovered(self._raw, self._first_geometry, recovery)
 
     @property
+    def _needs_recovery(self) -> bool:
+        recovery = self._journal.recovery
+        return self._first_geometry.needs_recovery or (recovery is not None and recovery.is_pending)
+
+    @cached_property
     def _is_unsure(self) -> bool:
-        """Whether more may be in use than the bitmaps tell: by changes pending elsewhere, or since the backup of the
-        superblock that was read is not known to be of this file system's present."""
-        geometry = self._geometry
+        """Whether more may be in use than the bitmaps tell: by changes pending that are not followed, or since the
+        backup of the superblock or of the descriptors that was read is not known to be of the present."""
         if self._damage is not None and not is_ext(self._raw.read(0, min(self._raw.size_bytes, 2048))):
             return True
-        recovery = self._recovery
-        return geometry.needs_recovery and (recovery is None or recovery.has_fast_commits)
+        recovery = self._journal.recovery
+        if recovery is None:
+            return self._needs_recovery or self._journal.problem is not None or self._groups.is_stale
+        return recovery.has_fast_commits or self._groups.is_stale
 
     def _notes(self) -> list[str]:
         notes = []
         if self._damage is not None:
-            group = self._geometry.copy_in_group
+            group = self._first_geometry.copy_in_group
             notes.append(
                 f"its first superblock is damaged ({self._damage}); the backup in block group {group} was read"
             )
-        if self._geometry.needs_recovery:
+        recovery, problem = self._journal
+        if problem is not None:
+            notes.append(f"its journal cannot be recovered ({problem}); files are listed as they lie")
+        elif self._needs_recovery and recovery is None:
+            notes.append("its journal is on another device and needs recovery; files are listed as they lie")
+        elif self._needs_recovery:
             notes.append("its journal needs recovery: it was in use; files are listed as they will be after that")
+        if recovery is not None and recovery.has_fast_commits:
+            notes.append("its journal holds fast commits, which are not read: the last changes are not listed")
         return notes
