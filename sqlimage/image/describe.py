@@ -27,7 +27,7 @@ ExtentColumns = tuple[int, int, int, str, int, int, int]
 
 def volume_row(medium: Medium, volume: SourceVolume, version: int, hidden_sectors: int | None) -> Volume:
     """One volume as the control stream tells it; ``hidden_sectors`` overrides what the medium says."""
-    unit, facts, partition = medium.bytes_per_cluster, volume.facts, volume.partition
+    unit, facts, partition, system = medium.bytes_per_cluster, volume.facts, volume.partition, volume.system
     return Volume(
         version=version,
         number=volume.number,
@@ -47,9 +47,9 @@ def volume_row(medium: Medium, volume: SourceVolume, version: int, hidden_sector
         bytes_per_cluster=facts.bytes_per_cluster if facts else None,
         total_clusters=facts.total_clusters if facts else None,
         clusters_per_record=facts.clusters_per_record if facts else None,
-        os_name=None,
-        os_version=None,
-        os_update=None,
+        os_name=system.name if system else None,
+        os_version=system.version if system else None,
+        os_update=system.update if system else None,
         dirty=int(facts.dirty) if facts else None,
         hibernated=int(facts.hibernated) if facts else None,
         captured_as=volume.captured_as,

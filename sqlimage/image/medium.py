@@ -11,6 +11,7 @@ from sqlimage.device import BlockDevice
 from sqlimage.errors import InconsistentVolume
 from sqlimage.extent import Runs, first_overlap
 from sqlimage.filesystem.contract import HOLE, Contents, FileSystem, Scan, VolumeFacts
+from sqlimage.filesystem.osinfo import OperatingSystem, find_system
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.image.paging import find_paging_files
 from sqlimage.media.partition import Partition, PartitionTable, read_partition_table
@@ -42,6 +43,7 @@ class SourceVolume:
     left_out_names: tuple[str, ...] = ()
     paging_rows: frozenset[int] = frozenset()
     """Rows of the contents that are page, hibernation or swap files, whether they are left out or not."""
+    system: OperatingSystem | None = None
     captured_as: str = "raw"
     """``files``; ``blocks``, where the files are not read but it is known which clusters count; ``raw``."""
     raw_reason: str | None = None
@@ -130,6 +132,7 @@ def _with_files(file_system: FileSystem, facts: VolumeFacts, raw: SourceVolume, 
         left_out=Runs.empty() if keep_page_files else paging.left_out.union(unwritten),
         left_out_names=() if keep_page_files else names,
         paging_rows=paging.rows,
+        system=find_system(file_system, scan),
         captured_as="files",
     )
 

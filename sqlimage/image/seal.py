@@ -10,7 +10,8 @@ from sqlimage.image.changes import Change
 from sqlimage.image.delta import Delta, Observed
 from sqlimage.image.describe import volume_row
 from sqlimage.image.medium import in_units_of, inspect
-from sqlimage.streams import cluster_map, control
+from sqlimage.image.systems import properties_since
+from sqlimage.streams import cluster_map, control, properties
 from sqlimage.streams.control import Control, Volume
 from sqlimage.streams.database import Database
 
@@ -29,6 +30,10 @@ class Sealing:
         known = {volume.number: volume for volume in control.volumes(database, version)}
         self._observed.compare_with(written, known)
         self.changes: list[Change] = self._delta.changes
+        inherited = properties.read_all(database, version.version)
+        had_system = any(volume.os_name is not None for volume in known.values())
+        found = properties_since(self._medium, inherited, had_system=had_system)
+        self._properties = {name: value for name, value in found.items() if value != inherited.get(name)}
         self.volumes = [
             _as_it_was(volume_row(self._medium, volume, version.version, None), known)
             for volume in self._medium.volumes
@@ -42,6 +47,8 @@ class Sealing:
         for volume in self.volumes:
             control.insert_volume(database, volume)
         self._delta.write(database, self._observed.allocated())
+        for name, value in self._properties.items():
+            properties.put(database, number, name, value)
         table_ = self._medium.table
         control.seal(database, number, table_.scheme if table_ else None, table_.disk_id if table_ else None)
 

@@ -238,7 +238,9 @@ class _Child:
     ) -> tuple[Story, Writer]:
         """All rows of the version."""
         wishes, writer = self._wishes, Writer(database, self._target.version)
-        parent = Parent(self._parent.control, parent_name, self._parent.properties(), self._capture.delta)
+        had_system = any(volume.os_name is not None for volume in self._parent.volumes())
+        properties_before = self._parent.properties()
+        parent = Parent(self._parent.control, parent_name, properties_before, had_system, self._capture.delta)
         story = Story(
             database, self._medium, self._plan, writer, wishes.hidden_sectors, self._source.notes, parent=parent
         )

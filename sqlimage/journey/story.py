@@ -11,6 +11,7 @@ from sqlimage.image.changes import count_actions
 from sqlimage.image.delta import Delta
 from sqlimage.image.describe import FileColumns, extent_rows, file_rows, volume_row
 from sqlimage.image.medium import Medium
+from sqlimage.image.systems import properties_since
 from sqlimage.journey.plan import Plan
 from sqlimage.journey.presets import Preset
 from sqlimage.journey.write import Totals, Writer
@@ -68,6 +69,8 @@ class Parent:
     name: str | None
     """Of its file, where it lies in another one."""
     properties: Mapping[str, Value]
+    had_system: bool
+    """Whether an operating system was found on its volumes."""
     delta: Delta
 
 
@@ -205,6 +208,9 @@ class Story:
         for name in inherited:
             if properties.is_reserved(name):
                 known.setdefault(name, None)  # the parent's own story is not the child's
+        known |= properties_since(
+            self._medium, inherited, had_system=self._parent.had_system if self._parent else False
+        )
         for name, value in {**known, **values}.items():
             if name not in inherited or value != inherited[name] or type(value) is not type(inherited[name]):
                 properties.put(self._database, self._version, name, value)

@@ -85,7 +85,7 @@ def test_the_restored_volume_is_clean_and_holds_the_same_tree(volume: Path, imag
 
 
 def test_what_was_never_written_is_left_out_and_reads_as_zeros(image: Path, tmp_path: Path) -> None:
-    with sqlimage.open(image) as opened:
+    with sqlimage.open(str(image)) as opened:
         version = opened.version()
         with version.content("/reserved") as content:
             data = b"".join(sqlimage.read_all(content))
@@ -114,7 +114,7 @@ def test_a_tree_comes_out_with_its_links_and_permissions_and_nothing_is_written_
 
 
 def test_where_a_file_lies_is_what_debugfs_says(volume: Path, image: Path) -> None:
-    with sqlimage.open(image) as opened:
+    with sqlimage.open(str(image)) as opened:
         runs = opened.version().extents("/bin/tool")
         assert opened.version().control.bytes_per_cluster == 1024, "as mke2fs chooses for a small volume"
     said = subprocess.run(["debugfs", "-R", "blocks /bin/tool", volume], capture_output=True, text=True, check=True)
