@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
+import shutil
 import stat
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,6 +71,15 @@ def crash(root: Path) -> None:
 def settle(root: Path) -> None:
     """Write what is pending: data to its place, metadata to the journal at least."""
     run("sync", "-f", root)
+
+
+def commit(root: Path) -> None:
+    """Commit what is pending to the journal, and write no more to its place than has to be."""
+    fd = os.open(root, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def fill(root: Path, *, names: int = 300, holes: int = 200) -> None:
@@ -167,3 +179,43 @@ def fill_names(root: Path, names: int) -> None:
     for mode in (0, 0o4755, 0o2710, 0o1777, 0o7777):
         (place / f"mode {mode:o}").touch()
         (place / f"mode {mode:o}").chmod(mode)
+
+
+def work(root: Path, seed: int, steps: int = 400) -> None:
+    """Let a tree change as in use: the same steps for the same seed, whether each succeeds or not."""
+    chance = random.Random(seed)
+    place = root / f"work {seed}"
+    place.mkdir()
+    files = [place]
+    for step in range(steps):
+        directory, file = place / f"{chance.randrange(8)}", chance.choice(files)
+        new, length = directory / f"file {step}", chance.choice((0, 10, 900, 3000, 40_000))
+        with suppress(OSError):
+            match chance.randrange(13):
+                case 0 | 1 | 2:
+                    directory.mkdir(exist_ok=True)
+                case 3:
+                    shutil.rmtree(directory)
+                case 4:
+                    file.unlink()
+                case 5:
+                    file.rename(new)
+                case 6:
+                    new.symlink_to("t" * chance.choice((10, 59, 60, 300)))
+                case 7:
+                    os.link(file, new)
+                case 8:
+                    os.setxattr(file, "user.a", b"v" * chance.choice((10, 500)))
+                case 9:
+                    os.truncate(file, length)
+                case _:
+                    new.write_bytes(noise((seed, step), length))
+                    files.append(new)
+
+
+def recovered(image: Path, target: Path) -> Path:
+    """A copy of a volume after its recovery by e2fsck."""
+    run("cp", "--sparse=always", image, target)
+    done = subprocess.run(["e2fsck", "-fy", target], capture_output=True, check=False)
+    assert done.returncode in (0, 1), done.stdout
+    return target

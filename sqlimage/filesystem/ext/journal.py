@@ -155,9 +155,10 @@ class _Log:
         self._fast: int = 0
         if incompat & layout.JOURNAL_INCOMPAT_FAST_COMMIT:
             fast = unpack_from(">I", raw, 0x54)[0] or layout.JOURNAL_FAST_COMMIT_BLOCKS
-            if fast >= self._length - first:
+            if not 1 < fast < self._length - first:
                 raise _damaged(f"its superblock tells of {fast} blocks of fast commits")
-            self._end = self._fast = self._length - fast
+            self._end = self._length - fast
+            self._fast = self._end + 1
         if self._has_checksums:
             plain = raw[:0xFC] + bytes(4) + raw[0x100:0x400]
             if crc32c(CRC_START, plain) != int.from_bytes(raw[0xFC:0x100], "big"):
