@@ -55,6 +55,13 @@ def test_a_wrong_hint_costs_time_and_not_the_answer() -> None:
         assert opened(hive).values(PATH, ["UBR"]) == {"UBR": 3803}
 
 
+@pytest.mark.parametrize("index", [b"lf", b"lh"])
+def test_hints_spare_reading_the_other_keys(index: bytes) -> None:
+    content = Counted(BareHive({f"{n:05} {'x' * 100}": {"n": n} for n in range(5000)}, index=index).content)
+    assert Hive(content).values(f"04321 {'X' * 100}", ["n"]) == {"n": 4321}
+    assert content.bytes_read < 200_000 < content.size_bytes // 4
+
+
 def test_texts_and_numbers_come_with_their_types_and_others_are_left_out() -> None:
     big = 1 << 40
     hive = opened(
@@ -219,6 +226,35 @@ def test_counts_beyond_their_lists_are_cut_or_refused() -> None:
     hive = BareHive(SAMPLE)
     hive.put(PATH, NAME_LENGTH_AT, b"\xff\xff")
     assert opened(hive).values(PATH, ["UBR"]) == {}
+
+
+def test_a_name_longer_than_its_cell_is_no_name() -> None:
+    """Eight characters fill the cell of a key to its end."""
+    hive = BareHive({"eighteen": {"number": 1}})
+    assert opened(hive).values("eighteen", ["number"]) == {"number": 1}
+    hive.put("eighteen", NAME_LENGTH_AT, b"\x09")
+    assert opened(hive).values("eighteen", ["number"]) == {}
+
+
+def test_a_cell_that_goes_on_behind_the_end_is_not_read() -> None:
+    hive = BareHive({"key": {"number": 1, "text": "near"}})
+    far = hive.cell(b"f\0a\0r\0")
+    hive.content = hive.content[:4096] + hive.cells
+    hive.put("key\\text", LENGTH_AT, struct.pack("<II", 6, far))
+    assert opened(hive).values("key", ["number", "text"]) == {"number": 1, "text": "far"}
+    for missing in (7, 9, 15):
+        assert opened(hive.content[:-missing]).values("key", ["number", "text"]) == {"number": 1}
+
+
+def test_a_place_that_is_no_multiple_of_eight_is_none() -> None:
+    hive = BareHive({"key": {"number": 1, "text": "near"}})
+    far = hive.cell(bytes(4) + struct.pack("<i", -16) + b"f\0a\0r\0")
+    hive.content = hive.content[:4096] + hive.cells
+    hive.put("key\\text", LENGTH_AT, struct.pack("<II", 6, far + 8))
+    assert opened(hive).values("key", ["number", "text"]) == {"number": 1, "text": "far"}
+    hive.content[4096 + far + 4 :] = struct.pack("<i", -16) + b"f\0a\0r\0" + bytes(6)
+    hive.put("key\\text", LENGTH_AT, struct.pack("<II", 6, far + 4))
+    assert opened(hive).values("key", ["number", "text"]) == {"number": 1}
 
 
 def test_a_freed_cell_is_not_read() -> None:

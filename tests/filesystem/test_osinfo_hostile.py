@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sqlimage.filesystem.ext import ExtVolume
 from sqlimage.filesystem.osinfo import OperatingSystem, find_system
 from sqlimage.filesystem.osinfo.system import clean
+from sqlimage.media.memory import MemoryDevice
+from tests.conftest import run
 from tests.make.linux import DEBIAN, DEBIAN_12, DEBIAN_TREE, found_in, linux, stanza
 from tests.make.memory_volume import Counted, Damaged, File, Link, MemoryVolume
 
@@ -34,6 +38,17 @@ def test_eight_links_are_followed_and_not_nine(hops: int) -> None:
 def test_links_stay_inside_the_volume() -> None:
     found = found_in({"/etc/os-release": Link("../../../../usr/./lib//os-release"), "/usr/lib/os-release": DEBIAN_12})
     assert found and found.version == "12"
+
+
+def test_a_directory_is_not_read_as_a_file(tmp_path: Path) -> None:
+    """Its bytes hold names, which may hold lines."""
+    (tmp_path / "root/etc/os-release/\nNAME=evil\n").mkdir(parents=True)
+    run("mke2fs", "-q", "-d", tmp_path / "root", tmp_path / "root.img", "2M")
+    volume = ExtVolume(MemoryDevice((tmp_path / "root.img").read_bytes()))
+    scan = volume.scan()
+    record = int(scan.entries.record[scan.entries.path.index("/etc/os-release")])
+    assert b"\nNAME=evil\n" in volume.open(record).read(0, 4096)
+    assert find_system(volume, scan) is None
 
 
 def test_damaged_files_leave_what_others_say() -> None:

@@ -271,9 +271,10 @@ def test_packages_of_other_managers_are_counted() -> None:
     apk = "".join(f"C:Q1abc=\nP:p{n}\nV:1.0-r0\nT:P:text\nF:lib\nR:file\n\n" for n in range(14))
     assert linux({"/lib/apk/db/installed": apk}).packages == 14
     assert linux({"/lib": Link("usr/lib"), "/usr/lib/apk/db/installed": apk}).packages == 14
+    assert linux({"/lib/apk/db/installed": "P:name\n" * 400_000}).packages == 400_000
     pacman: dict[str, File] = {f"/var/lib/pacman/local/p{n}-1-1/desc": "" for n in range(9)}
     assert linux({**pacman, "/var/lib/pacman/local/ALPM_DB_VERSION": "9\n"}).packages == 9
-    assert linux({**pacman, "/var/lib/dpkg/status": ""}).packages == 9
+    assert linux({**pacman, "/var/lib/dpkg/status": "", "/var/lib/pacman/local/p1-1-1/more/x": ""}).packages == 9
     assert linux({"/var/lib/rpm/Packages": bytes(8192)}).packages is None
 
 

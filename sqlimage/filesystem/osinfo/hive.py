@@ -44,7 +44,7 @@ class Hive:
         self._content = content
         self._pages: dict[int, bytes] = {}
         self._steps_left = _STEPS
-        self._end = min(content.size_bytes - layout.BASE_BLOCK_BYTES, layout.PLACES_END)
+        self._end = content.size_bytes - layout.BASE_BLOCK_BYTES
         base = content.read(0, layout.BASE_BLOCK_BYTES)
         if len(base) < layout.BASE_BLOCK_BYTES or not base.startswith(layout.BASE_BLOCK_SIGNATURE):
             raise InconsistentVolume("HBASE_BLOCK", "it is not there")
@@ -118,7 +118,6 @@ class Hive:
         if count == 0:
             return []
         cell = self._cell(place, 4, min(4 * count, _LIST_BYTES))
-        self._spend(len(cell) // 4)
         return [place for (place,) in iter_unpack("<I", cell[: len(cell) & ~3])]
 
     def _value(self, cell: bytes) -> Value | None:
@@ -168,7 +167,7 @@ class Hive:
     def _cell(self, place: int, least_bytes: int, most_bytes: int) -> bytes:
         """The data of an allocated cell, at least and at most so many bytes of them."""
         self._spend(1)
-        if place % layout.CELL_ALIGNMENT or not layout.BIN_HEADER_BYTES <= place <= self._end - layout.CELL_ALIGNMENT:
+        if place % layout.CELL_ALIGNMENT or not layout.BIN_HEADER_BYTES <= place < self._end:
             raise _Damaged
         size = -int.from_bytes(self._read(place, layout.CELL_HEADER_BYTES), "little", signed=True)
         room = min(size, self._end - place) - layout.CELL_HEADER_BYTES

@@ -17,7 +17,6 @@ ROOT_CELL_AT = 0x24  # u32, place
 CELL_HEADER_BYTES = 4
 CELL_ALIGNMENT = 8
 BIN_HEADER_BYTES = 32  # HBIN; no cell lies before the end of the first
-PLACES_END = 1 << 31  # from here on they are of volatile cells, which no file has
 
 # CM_KEY_NODE
 SUBKEY_COUNT_AT = 0x14  # u32; then the count of volatile ones, u32, and the place of the list, u32
