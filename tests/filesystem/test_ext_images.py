@@ -29,7 +29,8 @@ REFUSED = {
     "ext/e2fsprogs_f_uninit_enable.img.zst": "bg_checksum",
     "big/forensics-samples_fs.multiple.img.zst": "the medium has",
 }
-"""The kernel refuses them too: descriptors without checksums where they should be, a volume longer than its partition."""
+"""As by the kernel: descriptors that should have checksums have none; a volume is longer than its partition."""
+NOT_READ_BY_OTHERS = {"ext/e2fsprogs_f_first_meta_bg_too_big.img.zst", "ext/e2fsprogs_f_zero_inode_size.img.zst"}
 LONGER_THAN_ITS_SIZE = {"ext/syz_ext4_15.img.zst", "ext/syz_ext4_60.img.zst", "ext/syz_ext4_62.img.zst"}
 """Of their /file1, whose i_size is 10, the facts have all 60 bytes of i_block."""
 
@@ -76,6 +77,9 @@ def image(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Image]:
 
 @pytest.mark.parametrize("image", rows("valid", "quirky"), indirect=True)
 def test_every_file_and_every_block_is_found(image: Image) -> None:
+    if image.path in NOT_READ_BY_OTHERS:
+        assert "/lost+found" in ExtVolume(image.device).scan().entries.path
+        return
     assert image.facts
     for facts, device in image.volumes():
         if image.path in REFUSED:
