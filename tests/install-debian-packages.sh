@@ -10,7 +10,7 @@ sleuthkit:fls sqlite3:sqlite3 zstd:zstd util-linux:losetup fuse3:fusermount3 pyt
 qemu-utils:qemu-img wimtools:wimlib-imagex partclone:partclone.ntfs openssl:openssl
 fio:fio libnbd-bin:nbdcopy python3-libnbd:nbdsh xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs nbd-client:nbd-client fuse2fs:fuse2fs exfat-fuse:mount.exfat-fuse exfatprogs:mkfs.exfat
 qemu-system-x86:qemu-system-x86_64 syslinux:syslinux busybox-static:busybox cpio:cpio binutils:as
-squashfs-tools:mksquashfs borgbackup:borg restic:restic casync:casync
+genisoimage:genisoimage xorriso:xorriso 7zip:7zz squashfs-tools:mksquashfs borgbackup:borg restic:restic casync:casync
 libhivex-bin:hivexget libwin-hivex-perl:hivexregedit libregf-utils:regfexport chntpw:reged'
 missing=
 for pair in $WANTED; do
