@@ -1,26 +1,50 @@
-"""Which file system lives on a device: asked of its first sector, answered by the reader that knows it."""
+"""What lives on a device: asked of its first sectors, answered by the reader that knows it."""
 
 from __future__ import annotations
 
 from sqlimage.device import BlockDevice
-from sqlimage.filesystem.contract import FileSystem
-from sqlimage.filesystem.ext import ExtVolume, is_ext
+from sqlimage.filesystem.contract import FileSystem, Recognised
+from sqlimage.filesystem.exfat import ExfatVolume, is_exfat
+from sqlimage.filesystem.ext import ExtVolume, find_backup, is_ext
 from sqlimage.filesystem.fat import FatVolume, is_fat
+from sqlimage.filesystem.iso9660 import IsoVolume, is_iso9660
 from sqlimage.filesystem.ntfs.volume import NtfsVolume, is_ntfs
+from sqlimage.filesystem.recognised import recognise, recognise_member
+
+
+def look_at(device: BlockDevice) -> tuple[FileSystem | None, Recognised | None]:
+    """The file system on a volume, or else what is known to lie there; neither where nothing is.
+
+    What begins with a header of its own (an encrypted volume, a member of an array) comes before any file system,
+    since the superblock of an older one may still stand behind it; an ext whose first superblock is gone comes last.
+    Raises :class:`~sqlimage.errors.InconsistentVolume` where a signature is there but what it stands in cannot be.
+    """
+    if device.size_bytes < 512:
+        return None, None
+    if (member := recognise_member(device)) is not None:
+        return None, member
+    if (file_system := _file_system(device)) is not None:
+        return file_system, None
+    if (recognised := recognise(device)) is not None:
+        return None, recognised
+    return (ExtVolume(device) if find_backup(device) is not None else None), None
 
 
 def open_file_system(device: BlockDevice) -> FileSystem | None:
-    """The file system on a volume, or None where no reader knows it.
+    """The file system on a volume, or None where no reader knows it; raises as :func:`look_at`."""
+    return look_at(device)[0]
 
-    Raises :class:`~sqlimage.errors.InconsistentVolume` where its signature is there but its boot sector cannot be.
-    """
-    if device.size_bytes < 512:
-        return None
+
+def _file_system(device: BlockDevice) -> FileSystem | None:
     head = device.read(0, min(device.size_bytes, 4096))
     if is_ntfs(head):
         return NtfsVolume(device)
+    if is_exfat(head):
+        return ExfatVolume(device)
     if is_fat(head):
         return FatVolume(device)
     if is_ext(head):
         return ExtVolume(device)
+    if is_iso9660(device):
+        return IsoVolume(device)
     return None

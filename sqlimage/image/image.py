@@ -303,9 +303,10 @@ class Version:
             yield open_row(file_system, row)
 
     def _why(self, volume: int) -> str:
-        reason = self.volume(volume).raw_reason
-        if reason:
-            return f"volume {volume} was captured raw ({reason}), so it has no files"
+        row = self.volume(volume)
+        if row.raw_reason:
+            how = "raw" if row.captured_as == "raw" else "by blocks"
+            return f"volume {volume} was captured {how} ({row.raw_reason}), so it has no files"
         return "`sqlimage ls` shows what there is"
 
 

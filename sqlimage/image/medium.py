@@ -10,9 +10,10 @@ import numpy as np
 from sqlimage.device import BlockDevice
 from sqlimage.errors import InconsistentVolume
 from sqlimage.extent import Runs, first_overlap
-from sqlimage.filesystem.contract import HOLE, Contents, FileSystem, Scan, VolumeFacts
+from sqlimage.filesystem.contract import HOLE, Contents, FileSystem, Recognised, Scan, VolumeFacts
+from sqlimage.filesystem.iso9660 import IsoVolume, is_iso9660
 from sqlimage.filesystem.osinfo import OperatingSystem, find_system
-from sqlimage.filesystem.probe import open_file_system
+from sqlimage.filesystem.probe import look_at
 from sqlimage.image.paging import find_paging_files
 from sqlimage.media.partition import Partition, PartitionTable, read_partition_table
 from sqlimage.media.window import Window
@@ -86,26 +87,43 @@ def inspect(device: BlockDevice, *, partition: Partition | None = None, keep_pag
         problem = str(contradiction)
     whole = SourceVolume(0, 0, device.size_bytes, partition)
     volumes = []
-    if table is None or not table.partitions:
-        volumes.append(_look_at(device, whole, keep_page_files))
+    if table is None or not table.partitions or is_hybrid(device, table):
+        volumes.append(_with_what_it_says(device, whole, keep_page_files))
     else:
         for number, part in enumerate(table.partitions):
             window = Window(device, part.offset_bytes, part.length_bytes)
             volumes.append(
-                _look_at(window, SourceVolume(number, part.offset_bytes, part.length_bytes, part), keep_page_files)
+                _with_what_it_says(
+                    window, SourceVolume(number, part.offset_bytes, part.length_bytes, part), keep_page_files
+                )
             )
     return Medium(device, _unit(volumes, device.size_bytes), table, problem, tuple(volumes))
 
 
-def _look_at(device: BlockDevice, bare: SourceVolume, keep_page_files: bool) -> SourceVolume:
+def is_hybrid(device: BlockDevice, table: PartitionTable) -> bool:
+    """Whether a medium is one ISO 9660 volume, and its partitions lie in it. On a disk that was partitioned anew, where
+    only the descriptors of an older image are left, they reach beyond it."""
+    if not is_iso9660(device):
+        return False
+    try:
+        end = IsoVolume(device).facts.size_bytes
+    except InconsistentVolume:
+        return False
+    return all(part.offset_bytes + part.length_bytes <= end for part in table.partitions)
+
+
+def _with_what_it_says(device: BlockDevice, bare: SourceVolume, keep_page_files: bool) -> SourceVolume:
     """A volume with what it says of itself."""
     raw = dataclasses.replace(bare, allocated=Runs.of([(0, bare.length_bytes)]))
     facts = None
     try:
-        file_system = open_file_system(device)
+        file_system, recognised = look_at(device)
         if file_system is not None:
             facts = _checked(file_system.facts, bare)
             return _with_files(file_system, facts, raw, keep_page_files)
+        if recognised is not None:
+            facts = _checked(recognised.facts, bare)
+            return _with_blocks(recognised, facts, raw, keep_page_files)
     except InconsistentVolume as contradiction:
         return dataclasses.replace(raw, facts=facts, raw_reason=str(contradiction))
     return dataclasses.replace(raw, raw_reason=UNKNOWN)
@@ -134,6 +152,21 @@ def _with_files(file_system: FileSystem, facts: VolumeFacts, raw: SourceVolume, 
         paging_rows=paging.rows,
         system=find_system(file_system, scan),
         captured_as="files",
+    )
+
+
+def _with_blocks(recognised: Recognised, facts: VolumeFacts, raw: SourceVolume, keep_page_files: bool) -> SourceVolume:
+    allocated, left_out = recognised.allocated(), recognised.left_out()
+    beyond = raw.allocated.clip(facts.size_bytes, raw.length_bytes)
+    is_swap = len(left_out) > 0 and not keep_page_files
+    return dataclasses.replace(
+        raw,
+        facts=facts,
+        allocated=raw.allocated if allocated is None else allocated.union(beyond),
+        left_out=left_out if is_swap else Runs.empty(),
+        left_out_names=("the pages of the swap area",) if is_swap else (),
+        captured_as="raw" if allocated is None and not is_swap else "blocks",
+        raw_reason=recognised.reason,
     )
 
 

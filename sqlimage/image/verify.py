@@ -99,7 +99,7 @@ def verify_files(version: Version, *, progress: Progress | None = None) -> list[
     problems = []
     known = version.volumes()
     for volume in known:
-        if volume.captured_as == "raw":
+        if volume.captured_as != "files":
             continue
         rows = list(version.below(f"/{volume.number}/" if len(known) > 1 else "/"))
         with version.file_system(volume.number) as file_system:

@@ -96,8 +96,8 @@ def _extract_tree(
 ) -> None:
     _make_directory(target)
     report.directories += 1
-    if version.volume(root.volume).captured_as == "raw":
-        report.skipped.append((f"/{root.volume}/", "the volume was captured raw and has no files"))
+    if version.volume(root.volume).captured_as != "files":
+        report.skipped.append((f"/{root.volume}/", "its files are not read"))
         return
     cut = 0 if root.path == "/" else len(root.path)
     prefix = f"/{root.volume}{root.path}" if len(version.volumes()) > 1 else root.path

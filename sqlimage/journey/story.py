@@ -222,8 +222,11 @@ class Story:
             warnings.append(f"the partition table was not used: {medium.table_problem}")
         if medium.table:
             warnings.extend(medium.table.problems)
-        warnings.extend(f"volume {v.number} is taken raw: {v.raw_reason}" for v in medium.volumes if v.raw_reason)
         for volume in medium.volumes:
+            if volume.raw_reason:
+                how = "raw" if volume.captured_as == "raw" else "by blocks"
+                warnings.append(f"volume {volume.number} is taken {how}: {volume.raw_reason}")
+            warnings.extend(f"volume {volume.number}: {note}" for note in (volume.facts.notes if volume.facts else ()))
             if volume.facts and volume.facts.hibernated:
                 warnings.append(f"volume {volume.number} is hibernated: its system has not been shut down")
         return CaptureReport(

@@ -55,7 +55,7 @@ def diff(before: Version, after: Version, *, clusters: bool = False) -> Differen
     sides_before, sides_after = _sides(before), _sides(after)
     changes = _by_file(before, after, sides_before, sides_after)
     runs = _by_cluster(before, after, None) if clusters else None
-    raw = [v.number for version in (before, after) for v in version.volumes() if v.captured_as == "raw"]
+    raw = [v.number for version in (before, after) for v in version.volumes() if v.captured_as != "files"]
     return Difference(
         f"{before.image.path}@{before.number}",
         f"{after.image.path}@{after.number}",

@@ -129,3 +129,29 @@ def test_the_runs_of_a_file_are_a_command(image: Path) -> None:
     assert tool("extent", image, "/bin/tool", "--json") == tool("extent", image, "bin/tool", "--volume", 0, "--json")
     assert tool("extent", image, "/short") == tool("extent", image, "/pipe"), "what needs no cluster has none"
     tool("extent", image, "/bin/tool", "--volume", 7, code=3)
+
+
+def test_a_swap_file_is_left_out_but_for_its_header(volume: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "v.img"
+    subprocess.run(["cp", volume, copy], check=True)
+    with mounted(copy, tmp_path / "m") as top:
+        for name in ("swapfile", "elsewhere", "not-swap.img"):
+            (top / name).write_bytes(noise(name, 2 << 20))
+            (top / name).chmod(0o600)
+        for name in ("swapfile", "elsewhere"):
+            subprocess.run(["mkswap", "-q", top / name], check=True)
+        (top / "etc").mkdir()
+        (top / "etc" / "fstab").write_text("# swap\n/elsewhere none swap sw 0 0\n/dev/sda1 / ext4 defaults 0 1\n")
+    report = sqlimage.capture(copy, tmp_path / "i.sqlimage")
+    assert report.volumes[0].left_out == ("/swapfile", "/elsewhere", "extents that were never written")
+    tool("restore", tmp_path / "i.sqlimage", tmp_path / "out.img")
+    with mounted(tmp_path / "out.img", tmp_path / "m") as top:
+        for name in ("swapfile", "elsewhere"):
+            assert b"SWAPSPACE2" in (top / name).read_bytes()[:4096]
+            assert not any((top / name).read_bytes()[4096:])
+            told = subprocess.run(["blkid", "-p", top / name], capture_output=True, text=True, check=True)
+            assert 'TYPE="swap"' in told.stdout
+        assert (top / "not-swap.img").read_bytes() == noise("not-swap.img", 2 << 20)
+    sqlimage.capture(copy, tmp_path / "all.sqlimage", keep_page_files=True)
+    with sqlimage.open(str(tmp_path / "all.sqlimage")) as opened, opened.version().content("/swapfile") as content:
+        assert content.read(4096, 1 << 20) == noise("swapfile", 2 << 20)[4096 : 4096 + (1 << 20)]
