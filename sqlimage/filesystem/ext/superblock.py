@@ -90,7 +90,7 @@ class Geometry:
         total = self.descriptor_blocks
         return min(self.first_meta_bg, total) if self.incompat & Incompat.META_BG else total
 
-    @property
+    @cached_property
     def has_checksums(self) -> bool:
         return bool(self.ro_compat & RoCompat.METADATA_CSUM)
 

@@ -199,7 +199,10 @@ class _Tree:
                         shown = raw.decode("utf-8", "replace")
                         what = f"inode {inode}, which is free" if inode <= largest else f"inode {inode} of {largest}"
                         raise InconsistentVolume(f"directory, inode {number}", f"{shown!r} names {what}")
-                    names.append((raw.decode("utf-8", "surrogateescape").translate(_SAFE), row))
+                    name = raw.decode("utf-8", "surrogateescape")
+                    if b"/" in raw or b"\0" in raw:
+                        name = name.translate(_SAFE)
+                    names.append((name, row))
             at = following
         if is_block and at != end:
             raise InconsistentVolume(f"directory, inode {number}", "its entries do not fill a block")
