@@ -11,7 +11,9 @@ qemu-utils:qemu-img wimtools:wimlib-imagex partclone:partclone.ntfs openssl:open
 fio:fio libnbd-bin:nbdcopy python3-libnbd:nbdsh xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs nbd-client:nbd-client fuse2fs:fuse2fs exfat-fuse:mount.exfat-fuse exfatprogs:mkfs.exfat
 qemu-system-x86:qemu-system-x86_64 syslinux:syslinux busybox-static:busybox cpio:cpio binutils:as
 genisoimage:genisoimage xorriso:xorriso 7zip:7zz squashfs-tools:mksquashfs borgbackup:borg restic:restic casync:casync
-libhivex-bin:hivexget libwin-hivex-perl:hivexregedit libregf-utils:regfexport chntpw:reged'
+libhivex-bin:hivexget libwin-hivex-perl:hivexregedit libregf-utils:regfexport chntpw:reged
+udftools:mkudffs cryptsetup-bin:cryptsetup f2fs-tools:mkfs.f2fs erofs-utils:mkfs.erofs nilfs-tools:mkfs.nilfs2
+jfsutils:mkfs.jfs reiserfsprogs:mkreiserfs hfsutils:hformat genromfs:genromfs'
 missing=
 for pair in $WANTED; do
     command -v "${pair#*:}" >/dev/null || missing="$missing ${pair%%:*}"

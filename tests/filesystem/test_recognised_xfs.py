@@ -186,6 +186,29 @@ def test_version_4_is_read_as_well(place: Path, tmp_path: Path) -> None:
     run("xfs_repair", "-n", keep_only(image, allocated, tmp_path / "kept"))
 
 
+def test_version_4_which_has_no_checksums_is_held_against_its_second_tree(place: Path) -> None:
+    source = make_xfs(place / "fresh", 40 * MIB, "-m", "crc=0", "-d", "agcount=2").read_bytes()
+    pristine = recognise(Patched(source, {}))
+    assert pristine is not None and pristine.allocated() is not None
+    record = geometry(source)["root"] + layout.BTREE_HEADER_BYTES[4]
+    moved = (int.from_bytes(source[record : record + 4], "big") - 1).to_bytes(4, "big")
+    seen = recognise(Patched(source, {record: moved}))
+    assert seen is not None and seen.allocated() is None
+    assert "cntbt" in seen.facts.notes[0]
+
+
+def test_a_group_without_free_space_is_read(place: Path) -> None:
+    source = make_xfs(place / "full", 40 * MIB, "-m", "crc=0", "-d", "agcount=2").read_bytes()
+    roots = [int.from_bytes(source[AGF + at : AGF + at + 4], "big") * 4096 for at in (16, 20)]
+    free = int.from_bytes(source[AGF + 52 : AGF + 56], "big")
+    in_all = int.from_bytes(source[144:152], "big") - free
+    emptied = {root + 6: bytes(2) for root in roots} | {AGF + 52: bytes(4), 144: in_all.to_bytes(8, "big")}
+    seen = recognise(Patched(source, emptied))
+    assert seen is not None
+    allocated = seen.allocated()
+    assert allocated is not None and next(iter(allocated))[1] > 20 * MIB
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -140,9 +139,15 @@ def keep_only(image: Path, runs: Runs, target: Path) -> Path:
 
 
 def blkid(image: Path) -> dict[str, str]:
-    """What ``blkid`` finds by probing, its quoting undone."""
-    done = run("blkid", "-p", "-o", "export", image).stdout.decode()
-    return {key: "".join(shlex.split(value)) for key, _, value in (line.partition("=") for line in done.splitlines())}
+    """What ``blkid`` finds by probing: ``TYPE``, ``UUID``, ``LABEL``, ``VERSION``, ``BLOCK_SIZE``, as far as told."""
+    lines = run("blkid", "-p", "-o", "udev", image).stdout.splitlines()
+    pairs = dict(line.removeprefix(b"ID_FS_").split(b"=", 1) for line in lines)
+    plain = {key: re.sub(rb"\\x([0-9a-f]{2})", _byte, pairs.get(key + b"_ENC", value)) for key, value in pairs.items()}
+    return {key.decode(): value.decode() for key, value in plain.items()}
+
+
+def _byte(escape: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(escape[1].decode())
 
 
 def xfs_free_space(image: Path) -> Runs:

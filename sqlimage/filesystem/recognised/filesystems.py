@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlimage.filesystem.crc32c import crc32c
 from sqlimage.filesystem.recognised.signature import Signature
-from sqlimage.filesystem.recognised.volume import SUPERBLOCK_BYTES, Superblock, Told, crc32, is_power_of_two
+from sqlimage.filesystem.recognised.volume import Superblock, Told, crc32, is_power_of_two
 from sqlimage.units import KIB
 
 _ALL = 0xFFFFFFFF
@@ -29,9 +29,10 @@ def _erofs(sb: Superblock) -> Told | None:
     if not 9 <= block_log <= 16:
         return None
     block = 1 << block_log
-    covered = sb.raw[: min(max(block - sb.at, 128), SUPERBLOCK_BYTES)]
-    if compatible & 1 and crc32c(_ALL, covered[:4] + bytes(4) + covered[8:]) != checksum:
-        return None
+    if compatible & 1:  # the rest of its block is covered too
+        covered = sb.read(block - sb.at if block > sb.at else block)
+        if crc32c(_ALL, covered[:4] + bytes(4) + covered[8:]) != checksum:
+            return None
     return Told(sb.text(64, 16), sb.uuid(48), size_bytes=(sb.number("<I", 36) << block_log) or None, block_bytes=block)
 
 
@@ -82,8 +83,11 @@ def _jfs(sb: Superblock) -> Told | None:
 
 def _reiserfs(magic: bytes, version: str) -> Signature:
     def parse(sb: Superblock) -> Told | None:
-        blocks, (block, state) = sb.number("<I", 0), (sb.number("<H", 44), sb.number("<H", 50))
-        if not is_power_of_two(block, 512, 8192) or not sb.number("<I", 8):
+        blocks, _, root, journal = sb.numbers("<4I", 0)
+        block, state = sb.number("<H", 44), sb.number("<H", 50)
+        if not is_power_of_two(block, 512, 8192) or root == 0:
+            return None
+        if sb.at // block > journal:  # a copy that was logged
             return None
         told = (None, None) if version == "3.5" else (sb.text(100, 16), sb.uuid(84))
         return Told(*told, version, blocks * block, block_bytes=block, dirty=state != 1)

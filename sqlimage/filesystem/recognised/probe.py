@@ -11,7 +11,7 @@ from sqlimage.filesystem.recognised import apple, filesystems, members, minix
 from sqlimage.filesystem.recognised.btrfs import BtrfsVolume, is_btrfs
 from sqlimage.filesystem.recognised.swap import swap
 from sqlimage.filesystem.recognised.udf import udf
-from sqlimage.filesystem.recognised.volume import whole
+from sqlimage.filesystem.recognised.volume import WholeVolume
 from sqlimage.filesystem.recognised.xfs import XfsVolume, is_xfs
 from sqlimage.units import SECTOR_BYTES
 
@@ -34,8 +34,8 @@ def recognise(device: BlockDevice) -> Recognised | None:
         return None
     first, *others = found
     if others and first.facts.file_system in _LEAVING_OUT:
-        names = ", ".join(sorted({other.facts.file_system for other in others}))
-        return whole(first, f"there is also the signature of {names}, so all of the volume is kept")
+        names = " and ".join(sorted({other.facts.file_system for other in others}))
+        return WholeVolume(first.facts, f"{first.facts.file_system}, but {names} too: all of it is kept")
     return first
 
 

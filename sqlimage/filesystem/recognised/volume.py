@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 import zlib
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from uuid import UUID
 from sqlimage.device import BlockDevice
 from sqlimage.errors import InconsistentVolume
 from sqlimage.extent import Runs
-from sqlimage.filesystem.contract import Recognised, VolumeFacts
+from sqlimage.filesystem.contract import VolumeFacts
 from sqlimage.units import SECTOR_BYTES, power_of_two_in
 
 SUPERBLOCK_BYTES = 4096
@@ -23,8 +22,12 @@ class Superblock:
 
     def __init__(self, device: BlockDevice, at: int) -> None:
         self.device, self.at = device, at
-        there = max(min(SUPERBLOCK_BYTES, device.size_bytes - at), 0)
-        self.raw = device.read(at, there).ljust(SUPERBLOCK_BYTES, b"\0") if there else bytes(SUPERBLOCK_BYTES)
+        self.raw = self.read(SUPERBLOCK_BYTES)
+
+    def read(self, length_bytes: int) -> bytes:
+        """Bytes from the beginning, filled likewise."""
+        there = max(min(length_bytes, self.device.size_bytes - self.at), 0)
+        return self.device.read(self.at, there).ljust(length_bytes, b"\0") if there else bytes(length_bytes)
 
     def numbers(self, form: str, offset: int) -> tuple[int, ...]:
         """Integers by a form of :mod:`struct`, its byte order first."""
@@ -65,12 +68,6 @@ class WholeVolume:
 
     def left_out(self) -> Runs:
         return Runs.empty()
-
-
-def whole(volume: Recognised, note: str) -> WholeVolume:
-    """A volume of which more was known, but cannot be trusted: ``note`` says why."""
-    facts = volume.facts
-    return WholeVolume(dataclasses.replace(facts, notes=(*facts.notes, note)), volume.reason)
 
 
 def facts_of(name: str, told: Told, device: BlockDevice, at: int) -> VolumeFacts:

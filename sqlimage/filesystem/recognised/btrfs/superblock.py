@@ -14,6 +14,7 @@ from sqlimage.filesystem.recognised.btrfs import layout
 from sqlimage.filesystem.recognised.volume import is_power_of_two, longer_than_medium, text_of
 
 _ALL = 0xFFFFFFFF
+_TOO_LONG = "superblock, dev_item.total_bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def read_superblock(device: BlockDevice) -> tuple[Superblock, InconsistentVolume
     try:
         return validate(device, first), None
     except InconsistentVolume as problem:
-        if problem.structure.endswith("total_bytes"):
+        if problem.structure == _TOO_LONG:
             raise
         for at in mirrors:
             if at + layout.SUPERBLOCK_BYTES > device.size_bytes:
@@ -102,9 +103,9 @@ def validate(device: BlockDevice, at: int) -> Superblock:
     array = raw[layout.SYS_CHUNK_ARRAY]
     check(number("sys_chunk_array_size") <= len(array), "sys_chunk_array_size", f"at most {len(array)}")
     size = number("total_bytes")
-    check(size >= layout.RESERVED_BYTES, "dev_item, total_bytes", f"at least {layout.RESERVED_BYTES}")
+    check(size >= layout.RESERVED_BYTES, "total_bytes", f"at least {layout.RESERVED_BYTES}")
     if size > device.size_bytes:
-        raise longer_than_medium("superblock, dev_item, total_bytes", size, device, at)
+        raise longer_than_medium(_TOO_LONG, size, device, at)
     incompat = number("incompat_flags")
     fsid = field["fsid"].tobytes()
     return Superblock(

@@ -64,7 +64,9 @@ AGF = structure(
         "agf_seqno": (8, ">u4"),
         "agf_length": (12, ">u4"),  # blocks
         "agf_bno_root": (16, ">u4"),
+        "agf_cnt_root": (20, ">u4"),
         "agf_bno_level": (28, ">u4"),
+        "agf_cnt_level": (32, ">u4"),
         "agf_flcount": (48, ">u4"),  # blocks
         "agf_freeblks": (52, ">u4"),  # blocks
         "agf_btreeblks": (60, ">u4"),  # blocks
@@ -75,7 +77,7 @@ AGF = structure(
 AGF_MAGIC = b"XAGF"
 AGF_CRC_AT = 216
 
-BNOBT_MAGIC = {4: b"ABTB", 5: b"AB3B"}
+BTREE_MAGIC = {("bnobt", 4): b"ABTB", ("bnobt", 5): b"AB3B", ("cntbt", 4): b"ABTC", ("cntbt", 5): b"AB3C"}
 BTREE_BLOCK = structure(
     56,
     {

@@ -15,6 +15,7 @@ from sqlimage.filesystem.recognised.volume import text_of
 from sqlimage.filesystem.recognised.xfs import layout
 
 _ALL = 0xFFFFFFFF
+_TOO_LONG = "superblock, sb_dblocks"
 _GUESSED_AG_COUNTS = (4, 2, 3, 8, 16, 32)
 
 
@@ -66,7 +67,7 @@ def read_geometry(device: BlockDevice) -> tuple[Geometry, InconsistentVolume | N
     try:
         return validate(_read(device, 0), device.size_bytes, 0), None
     except InconsistentVolume as problem:
-        if problem.structure.endswith("sb_dblocks"):
+        if problem.structure == _TOO_LONG:
             raise
         for at in _places_of_copies(device):
             try:
@@ -135,9 +136,7 @@ def validate(raw: bytes, device_bytes: int, ag: int) -> Geometry:
     if incompat & layout.INCOMPAT_ZONED and number("sb_rtstart"):
         size = (number("sb_rtstart") + number("sb_rblocks")) * block
     if size > device_bytes:
-        raise InconsistentVolume(
-            "superblock, sb_dblocks", f"says the volume has {size} bytes, the medium has {device_bytes}"
-        )
+        raise InconsistentVolume(_TOO_LONG, f"says the volume has {size} bytes, the medium has {device_bytes}")
     log_ag, log_start = divmod(number("sb_logstart"), 1 << number("sb_agblklog"))
     log_blocks = number("sb_logblocks") if number("sb_logstart") else 0
     check(log_ag < ag_count, "sb_logstart", f"in one of {ag_count} groups")
