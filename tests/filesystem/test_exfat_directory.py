@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sqlimage.errors import InconsistentVolume, NotFoundError
@@ -177,6 +178,7 @@ def timestamp(when: datetime) -> int:
     st.integers(-64, 63),
     st.booleans(),
 )
+@settings(max_examples=40, deadline=None)
 def test_modification_times_are_told_in_utc(when: datetime, increment: int, quarters: int, is_valid: bool) -> None:
     when = when.replace(microsecond=0, second=when.second // 2 * 2, tzinfo=UTC)
     zone = quarters & 0x7F | (0x80 if is_valid else 0)
@@ -250,6 +252,7 @@ def test_the_header_of_an_encrypted_file_is_read_though_nothing_was_written_behi
         (file_set("a", 50, 4096, flags=0), "AllocationPossible"),
         (file_set("a", 50, 4096), "its chain in the FAT leads to"),
     ],
+    ids=itertools.count(),
 )
 def test_contents_that_cannot_lie_where_they_say_are_refused(entries: bytes, match: str) -> None:
     if "leads to" in match:
@@ -304,6 +307,7 @@ def test_only_the_root_directory_may_hold_what_describes_the_volume(kind: int) -
         (label_entry("𝄞", 1), "\ufffd"),
         (b"\x03" + label_entry("gone")[1:], None),
     ],
+    ids=itertools.count(),
 )
 def test_the_label_is_that_of_the_root_directory(entry: bytes, label: str | None) -> None:
     assert ExfatVolume(MemoryDevice(volume_of(entry).content)).facts.label == label
@@ -365,6 +369,7 @@ def test_a_set_is_not_opened_where_the_cluster_is_free_or_the_set_is_damaged() -
         (lambda v: v.root_entries[:32] + table_entry(0x82, 3, 131_074), "Up-case Table.*allowed are 2 to 131072"),
         (lambda v: v.root_entries[:32] + table_entry(0x82, 0, 60), "Up-case Table.*FirstCluster is 0"),
     ],
+    ids=itertools.count(),
 )
 def test_a_root_directory_must_tell_where_the_tables_of_the_volume_lie(entries, match: str) -> None:  # type: ignore[no-untyped-def]
     volume = BareVolume(100, cluster_shift=3)

@@ -154,7 +154,7 @@ def test_chains_are_followed_as_one_by_one(data: st.DataObject, page: int, round
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(table, "PAGE_ENTRIES", page)
         patched.setattr(table, "ROUNDS_TOGETHER", rounds)
-        patched.setattr(table, "SEGMENTS_KEPT", 5)
+        patched.setattr(table, "PAGES_KEPT", 2)
         found = Table(device, read_boot(device).geometry).follow(*np.array(wanted, dtype=np.int64).T)
     for k, (first, count) in enumerate(wanted):
         path, ending = naive_chain(links, first, count, clusters)

@@ -282,12 +282,12 @@ def many_files(count: int, cluster_shift: int = 0) -> BareVolume:
 
 
 @pytest.mark.parametrize("shift", [0, 3])
-def test_ten_thousand_files_are_scanned_in_a_quarter_of_a_second(shift: int) -> None:
+def test_ten_thousand_files_are_scanned_in_a_second(shift: int) -> None:
     volume = many_files(10_000, shift)
     started = time.monotonic()
     opened = ExfatVolume(MemoryDevice(volume.content))
     scan = opened.scan()
-    assert time.monotonic() - started < 1  # the machine may be busy
+    assert time.monotonic() - started < 1  # a tenth of that on an idle machine
     assert len(scan.entries) == 1 + 100 + 10_000 + 2
     assert scan.entries.path[-3] == "/directory 99/099"
     assert opened.allocated().covers(Runs.from_arrays(scan.contents.run_offset, scan.contents.run_length))

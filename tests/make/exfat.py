@@ -176,7 +176,7 @@ class BareVolume:
         self.fat_offset = 24 * self.bytes_per_sector
         self.heap_offset = self.fat_offset + fats * self.fat_bytes
         self.size_bytes = self.heap_offset + clusters * self.bytes_per_cluster
-        self.content = bytearray(self.size_bytes)
+        self.content = self.allocate()
         self.up_case = up_case
         self.bitmap_bytes = -(-clusters // 8)
         bitmap_clusters = -(-self.bitmap_bytes // self.bytes_per_cluster)
@@ -209,6 +209,9 @@ class BareVolume:
         self.write_root()
         self.seal()
 
+    def allocate(self) -> bytearray:
+        return bytearray(self.size_bytes)
+
     def seal(self, *, backup: bool = True) -> BareVolume:
         """Write the boot regions from ``fields``, with their checksums."""
         for start in (0, 12 * self.bytes_per_sector)[: 2 if backup else 1]:
@@ -223,17 +226,18 @@ class BareVolume:
     def seal_region(self, start: int = 0) -> None:
         """Make the checksum of the boot region that begins there right."""
         size = self.bytes_per_sector
-        total = rotated_sum(bytes(self.content[start : start + 11 * size]), 32, (106, 107, 112))
+        total = rotated_sum(self.get(start, 11 * size), 32, (106, 107, 112))
         self.put(start + 11 * size, struct.pack("<I", total) * (size // 4))
 
     def link(self, cluster: int, following: int, fat: int = 0) -> None:
-        struct.pack_into("<I", self.content, self.fat_offset + fat * self.fat_bytes + cluster * 4, following)
+        self.put(self.fat_offset + fat * self.fat_bytes + cluster * 4, struct.pack("<I", following))
 
     def use(self, *clusters: int, bitmap: int | None = None) -> None:
         """Set the bits of clusters."""
         start = self.offset_of(self.bitmap if bitmap is None else bitmap)
         for cluster in clusters:
-            self.content[start + (cluster - 2) // 8] |= 1 << (cluster - 2) % 8
+            at = start + (cluster - 2) // 8
+            self.put(at, bytes([self.get(at, 1)[0] | 1 << (cluster - 2) % 8]))
 
     def chain(self, *clusters: int, fat: int = 0) -> int:
         """Link the clusters in this order, end the chain and set their bits; the first one."""
@@ -251,6 +255,9 @@ class BareVolume:
     def put(self, offset: int, data: bytes) -> None:
         self.content[offset : offset + len(data)] = data
 
+    def get(self, offset: int, length: int) -> bytes:
+        return bytes(self.content[offset : offset + length])
+
     @property
     def root_entries(self) -> bytes:
         """The entries that a root directory must have."""
@@ -262,3 +269,25 @@ class BareVolume:
         """Write the root directory, those it must have before the given ones; the offset of the first of these."""
         self.write(self.root, self.root_entries + b"".join(entries))
         return self.offset_of(self.root) + 64
+
+
+class SparseVolume(BareVolume):
+    """The same in a sparse file, of any size; ``content`` is empty."""
+
+    def __init__(self, path: Path, clusters: int, **shape: int) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        super().__init__(clusters, **shape)  # type: ignore[arg-type]
+
+    def allocate(self) -> bytearray:
+        os.truncate(self._fd, self.size_bytes)
+        return bytearray()
+
+    def put(self, offset: int, data: bytes) -> None:
+        os.pwrite(self._fd, data, offset)
+
+    def get(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def close(self) -> None:
+        os.close(self._fd)

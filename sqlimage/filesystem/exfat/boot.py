@@ -158,7 +158,9 @@ def geometry_of(sector: BootSector, volume_flags: int, medium_bytes: int) -> Geo
     Volumes of less than 1 MiB are tolerated, as are cluster heaps that leave room behind them.
     """
     if sector.FileSystemRevision >> 8 != layout.MAJOR_REVISION:
-        raise _out_of_range("FileSystemRevision", f"0x{sector.FileSystemRevision:04X}", "0x0100 to 0x0163")
+        raise InconsistentVolume(
+            "FileSystemRevision", f"is 0x{sector.FileSystemRevision:04X}, only major revision 1 is known"
+        )
     largest = layout.CLUSTER_SHIFT_MAX - sector.BytesPerSectorShift
     if sector.SectorsPerClusterShift > largest:
         raise _out_of_range("SectorsPerClusterShift", sector.SectorsPerClusterShift, f"0 to {largest}")
@@ -195,6 +197,10 @@ def _check_regions(sector: BootSector) -> None:
     if sector.ClusterHeapOffset < fats_end:
         raise InconsistentVolume(
             "ClusterHeapOffset", f"is {sector.ClusterHeapOffset}, but the FATs end at sector {fats_end}"
+        )
+    if sector.VolumeLength <= sector.ClusterHeapOffset:
+        raise InconsistentVolume(
+            "ClusterHeapOffset", f"is {sector.ClusterHeapOffset}, but the volume has {sector.VolumeLength} sectors"
         )
     room = sector.VolumeLength - sector.ClusterHeapOffset >> sector.SectorsPerClusterShift
     most = min(room, layout.CLUSTERS_MAX)

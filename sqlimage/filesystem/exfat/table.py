@@ -1,7 +1,7 @@
 """The File Allocation Table: chains followed from it, as far as the contents they hold reach.
 
 Most contents of an exFAT volume have NoFatChain set, and the entries of their clusters hold anything. So the table is
-never read as a whole: pages of it are loaded where a chain passes, and kept as *segments*, the longest stretches of
+never read as a whole: pages of it are loaded where a chain passes, and split into *segments*, the longest stretches of
 clusters that each link to the next one. All chains are followed at the same time, from segment to segment.
 """
 
@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,12 @@ from sqlimage.filesystem.exfat import layout
 from sqlimage.filesystem.exfat.boot import Geometry
 
 PAGE_ENTRIES = 1 << 14
-SEGMENTS_KEPT = 1 << 22
-LOADS_MAX = 1 << 16
-"""Pages that may be loaded, also again: 4 GiB of the table. Only chains that jump to and fro across a huge table need
-more."""
-RUNS_MAX = 1 << 22
+PAGES_KEPT = 2048
+"""128 MiB of entries. Segments take as much again, three times as much where each is a single cluster."""
+LOADS_MAX = 1 << 15
+"""Pages that may be loaded at a time, also again: 2 GiB of the table. Only chains that jump to and fro across a huge
+table need more."""
+RUNS_MAX = 1 << 21
 """Of all chains that are followed together."""
 ROUNDS_TOGETHER = 64
 """Chains of more segments than this are few: they are finished one by one."""
@@ -70,17 +72,40 @@ class Chains:
         return int(self.length[self.first_run[chain] : self.first_run[chain + 1]].sum())
 
 
+class _Segments:
+    """``start`` to ``last``, both inclusive, then ``following`` is linked to. Clusters without an entry are in none."""
+
+    __slots__ = ("following", "last", "start")
+
+    def __init__(self, first: int, entries: UInt32s) -> None:
+        count = len(entries)
+        used = entries != 0
+        link = used & (entries == np.arange(first + 1, first + count + 1, dtype=np.uint32))
+        link[:-1] &= used[1:]
+        link[-1] = False  # the next page begins anew
+        begins = used.copy()
+        begins[1:] &= ~link[:-1]
+        ends = np.flatnonzero(used & ~link)
+        self.start = (np.flatnonzero(begins) + first).astype(np.uint32)
+        self.last = (ends + first).astype(np.uint32)
+        self.following = entries[ends]
+
+
 class _Page:
-    """Segments of a part of the table: ``start`` to ``last``, both inclusive, then ``following`` is linked to."""
+    """A part of the table, as entries and, where they are asked for, as segments."""
 
-    __slots__ = ("following", "following_at", "last", "last_at", "start", "start_at")
+    def __init__(self, first: int, entries: UInt32s) -> None:
+        self.first = first
+        self._entries = entries
+        self.entries = entries.data
 
-    def __init__(self, start: UInt32s, last: UInt32s, following: UInt32s) -> None:
-        self.start, self.last, self.following = start, last, following
-        self.start_at, self.last_at, self.following_at = start.data, last.data, following.data
+    @cached_property
+    def segments(self) -> _Segments:
+        return _Segments(self.first, self._entries)
 
-
-_EMPTY = _Page(*(np.empty(0, dtype=np.uint32) for _ in range(3)))
+    @cached_property
+    def last(self) -> memoryview:
+        return self.segments.last.data
 
 
 class Table:
@@ -90,7 +115,6 @@ class Table:
         self._device = device
         self._geometry = geometry
         self._pages: dict[int, _Page] = {}
-        self._segments_kept = 0
         self._loads = 0
 
     def follow(self, first: Int64s, clusters: Int64s) -> Chains:
@@ -99,6 +123,7 @@ class Table:
         What a chain does after them is not looked at. Raises :class:`InconsistentVolume` only where the chains have
         more pieces than ``RUNS_MAX``, or need more of the table than ``LOADS_MAX``.
         """
+        self._loads = 0
         missing = clusters.copy()
         ending = np.zeros(len(first), dtype=np.int8)
         chain = np.flatnonzero(missing > 0)
@@ -130,9 +155,8 @@ class Table:
 
     def successor(self, cluster: int) -> int | None:
         """The cluster that one is linked to; None where that is no cluster of the heap."""
-        last, following = _stretch(self._page(cluster // PAGE_ENTRIES), cluster)
-        if last > cluster:
-            return cluster + 1
+        page = self._page(cluster // PAGE_ENTRIES)
+        following = page.entries[cluster - page.first]
         return following if layout.FIRST_CLUSTER <= following < self._geometry.end_cluster else None
 
     def _inside(self, chain: Int64s, cluster: Int64s, ending: NDArray[np.int8]) -> tuple[Int64s, Int64s]:
@@ -149,14 +173,14 @@ class Table:
         order = np.argsort(pages, kind="stable")
         numbers, begins = np.unique(pages[order], return_index=True)
         for number, rows in zip(numbers.tolist(), np.split(order, begins[1:]), strict=True):
-            page = self._page(number)
+            segments = self._page(number).segments
             here = cluster[rows].astype(np.uint32)
-            found = np.searchsorted(page.last, here)
-            known = found < len(page.last)
+            found = np.searchsorted(segments.last, here)
+            known = found < len(segments.last)
             rows, here, found = rows[known], here[known], found[known]
-            known = page.start[found] <= here
-            last[rows[known]] = page.last[found[known]]
-            following[rows[known]] = page.following[found[known]]
+            known = segments.start[found] <= here
+            last[rows[known]] = segments.last[found[known]]
+            following[rows[known]] = segments.following[found[known]]
         return last, following
 
     def _walk(self, cluster: int, missing: int, runs_left: int) -> tuple[Int64s, Int64s, Ending]:
@@ -175,25 +199,27 @@ class Table:
             steps += 1
             if steps == steps_to_next:  # Brent's cycle detection: no memory of the path is kept
                 milestone, steps, steps_to_next = cluster, 0, steps_to_next * 2
-            last, following = _stretch(self._page(cluster // PAGE_ENTRIES), cluster)
-            length = min(last - cluster + 1, missing)
+                _check_total(len(starts), runs_left)
+            page = self._page(cluster // PAGE_ENTRIES)
+            length, following = 1, page.entries[cluster - page.first]
+            if following == cluster + 1:
+                last = page.last
+                found = bisect_left(last, cluster)
+                length = min(last[found] - cluster + 1, missing)
+                following = page.entries[last[found] - page.first]
             starts.append(cluster)
             lengths.append(length)
-            if len(starts) > runs_left:
-                _check_total(RUNS_MAX + 1)
             missing -= length
             cluster = following
+        _check_total(len(starts), runs_left)
         return np.frombuffer(starts, dtype=np.int64), np.frombuffer(lengths, dtype=np.int64), ending
 
     def _page(self, number: int) -> _Page:
         page = self._pages.get(number)
         if page is None:
-            page = self._load(number)
-            self._segments_kept += len(page.start)
-            if self._segments_kept > SEGMENTS_KEPT:
+            if len(self._pages) >= PAGES_KEPT:
                 self._pages.clear()
-                self._segments_kept = len(page.start)
-            self._pages[number] = page
+            self._pages[number] = page = self._load(number)
         return page
 
     def _load(self, number: int) -> _Page:
@@ -203,30 +229,8 @@ class Table:
         first = number * PAGE_ENTRIES
         count = min(PAGE_ENTRIES, self._geometry.end_cluster - first)
         size = layout.FAT_ENTRY_BYTES
-        entries = np.frombuffer(
-            self._device.read(self._geometry.fat_offset + first * size, count * size), dtype="<u4"
-        ).astype(np.uint32, copy=False)
-        used = entries != 0
-        if not used.any():
-            return _EMPTY
-        link = used & (entries == np.arange(first + 1, first + count + 1, dtype=np.uint32))
-        link[:-1] &= used[1:]
-        link[-1] = False  # the next page begins anew
-        begins = used.copy()
-        begins[1:] &= ~link[:-1]
-        ends = np.flatnonzero(used & ~link)
-        return _Page(
-            (np.flatnonzero(begins) + first).astype(np.uint32), (ends + first).astype(np.uint32), entries[ends]
-        )
-
-
-def _stretch(page: _Page, cluster: int) -> tuple[int, int]:
-    """(last, following) of one cluster."""
-    last_at = page.last_at
-    found = bisect_left(last_at, cluster)
-    if found == len(last_at) or page.start_at[found] > cluster:
-        return cluster, 0
-    return last_at[found], page.following_at[found]
+        raw = self._device.read(self._geometry.fat_offset + first * size, count * size)
+        return _Page(first, np.frombuffer(raw, dtype="<u4").astype(np.uint32, copy=False))
 
 
 def _ending_of(value: int) -> Ending:
@@ -234,8 +238,8 @@ def _ending_of(value: int) -> Ending:
     return known.get(value, Ending.OUTSIDE)
 
 
-def _check_total(runs: int) -> None:
-    if runs > RUNS_MAX:
+def _check_total(runs: int, allowed: int = RUNS_MAX) -> None:
+    if runs > allowed:
         raise InconsistentVolume("FAT", f"the chains have more than {RUNS_MAX} pieces")
 
 

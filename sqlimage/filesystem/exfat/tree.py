@@ -44,26 +44,38 @@ class TreeScanner:
         self._listings = [_row(layout.ATTRIBUTE_DIRECTORY, geometry.root_cluster, size, 0)]
         self._pieces: list[tuple[int, int, bytes]] = []
         """(row of the directory, offset, bytes) of what was read and is not parsed yet."""
+        self._below: list[tuple[Int64s, Int64s, Int64s, Bools]] = []
+        """Directories of the next level: row, first cluster, size in bytes, whether they are contiguous."""
         self._held_bytes = 0
 
     def scan(self) -> Scan:
         """The entries and contents. Raises :class:`InconsistentVolume`."""
-        level, first_row = self._listings[0], 0
-        while True:
-            parsed = len(self._listings)
-            below = np.flatnonzero(level.is_directory & (level.size_bytes > 0))
-            for at in range(0, len(below), BATCH_DIRECTORIES):
-                self._read(level, below[at : at + BATCH_DIRECTORIES], first_row)
-            first_row += len(level.offset)
-            if parsed == len(self._listings):
-                return self._result()
-            level = _joined(self._listings[parsed:])
+        self._descend(self._listings[0], 0)
+        while self._below:
+            below, self._below = self._below, []
+            rows, first, size = (np.concatenate([part[k] for part in below]) for k in range(3))
+            contiguous = np.concatenate([part[3] for part in below])
+            for at in range(0, len(rows), BATCH_DIRECTORIES):
+                part = slice(at, at + BATCH_DIRECTORIES)
+                self._read(rows[part], first[part], size[part], contiguous[part])
+        return self._result()
 
-    def _read(self, level: Listing, which: Int64s, first_row: int) -> None:
-        """List directories of a level, whose first one has the row ``first_row`` of the result."""
-        first, size = level.first_cluster[which], level.size_bytes[which]
-        runs = self._runs(first, size, level.contiguous[which])
-        rows = which + first_row
+    def _descend(self, listing: Listing, first_row: int) -> None:
+        """Note the directories of a listing, whose first row is that one of the result, for the next level."""
+        which = np.flatnonzero(listing.is_directory & (listing.size_bytes > 0))
+        if len(which):
+            self._below.append(
+                (
+                    which + first_row,
+                    listing.first_cluster[which],
+                    listing.size_bytes[which],
+                    listing.contiguous[which],
+                )
+            )
+
+    def _read(self, rows: Int64s, first: Int64s, size: Int64s, contiguous: Bools) -> None:
+        """List directories, given as rows of the result and where they lie."""
+        runs = self._runs(first, size, contiguous)
         self._check(runs, rows)
         owner = np.repeat(rows, np.diff(runs.first_run))
         met = self._entered.add(runs.start, runs.length)  # so that the tree has an end
@@ -126,6 +138,7 @@ class TreeScanner:
         listing, consumed = list_entries(batch, self._geometry, self._up_case, more=more)
         self._keep_unparsed(total - consumed)
         self._listings.append(listing)
+        self._descend(listing, len(self._paths))
         for parent, name, place in zip(listing.directory.tolist(), listing.name, listing.offset.tolist(), strict=True):
             before = self._paths[parent] if parent else ""
             self._add_path(f"{before}/{name}", place // layout.ENTRY_BYTES)
@@ -160,7 +173,9 @@ class TreeScanner:
         for path, entry in ((BITMAP_PATH, self._root.bitmap), (UP_CASE_PATH, self._root.up_case)):
             self._add_path(path, entry.record)
             self._listings.append(_row(0, entry.first_cluster, entry.size_bytes, entry.record))
+        self._known.clear()
         listing = _joined(self._listings)
+        self._listings.clear()
         rows = np.arange(len(self._paths), dtype=np.int64)
         runs = self._runs(listing.first_cluster, listing.size_bytes, listing.contiguous)
         self._check(runs, rows)
