@@ -303,6 +303,8 @@ def test_only_the_root_directory_may_hold_what_describes_the_volume(kind: int) -
         (label_entry("fifteen letters"), "fifteen letters"),
         (label_entry("fifteen letters", 255), "fifteen letters"),
         (label_entry("abc", 2), "ab"),
+        (label_entry("abc\0\0\0", 6), "abc"),
+        (label_entry("\0\0\0"), None),
         (label_entry("a/\x1b"), "a∕␛"),
         (label_entry("𝄞", 1), "\ufffd"),
         (b"\x03" + label_entry("gone")[1:], None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -124,7 +125,7 @@ def _check_table(geometry: Geometry, name: str, entry: TableEntry, least: int, m
 
 
 def _label(entry: bytes) -> str | None:
-    """The label; None where it is empty. What a hostile count promises beyond the entry is not there."""
-    units = min(entry[1], layout.LABEL_UNITS_MAX)
-    text = entry[layout.LABEL_AT :][: units * 2]
-    return decode_name(text) if text else None
+    """The label up to its first NUL; None where it is empty. No more than the entry holds, whatever it counts."""
+    units = struct.unpack_from(f"<{min(entry[1], layout.LABEL_UNITS_MAX)}H", entry, layout.LABEL_AT)
+    length = units.index(0) if 0 in units else len(units)
+    return decode_name(entry[layout.LABEL_AT :][: length * 2]) if length else None
