@@ -183,6 +183,20 @@ def test_the_kind_of_medium_names_an_image() -> None:
     assert [size for _, size, _ in listed(made)] == [SECTOR, 512, 512]
 
 
+@pytest.mark.parametrize(("media", "size"), [(1, 1200 << 10), (2, 1440 << 10), (3, 2880 << 10), (0x11, 1200 << 10)])
+def test_floppies_have_three_sizes(media: int, size: int) -> None:
+    made = BareIso(1600)
+    made.patch(16 * SECTOR, bytes(with_catalog(validation(), image_entry(42, 1, media=media)).content[16 * SECTOR :]))
+    made.patch(16 * SECTOR, bytes(BareIso(1600).content[16 * SECTOR : 17 * SECTOR]))
+    assert listed(made) == [CATALOG, ("1-bios-floppy.img", size, 42 * SECTOR)]
+
+
+def test_only_a_hard_disk_has_a_partition_table_that_counts() -> None:
+    made = with_catalog(validation(), image_entry(41, 1), section(0, 1), image_entry(64, 1, media=4))
+    made.put_sector(41, bytes(454) + struct.pack("<II", 1, 9) + bytes(48) + b"\x55\xaa")
+    assert listed(made) == [CATALOG, ("1-bios.img", 512, 41 * SECTOR)]
+
+
 @pytest.mark.parametrize(
     ("made", "note"),
     [

@@ -18,6 +18,7 @@ from tests.conftest import run
 from tests.make.iso import (
     DIRECTORY,
     SECTOR,
+    SP,
     STAMP,
     STAMP_SECONDS,
     BareIso,
@@ -204,6 +205,23 @@ def test_rock_ridge_counts_only_where_the_root_says_that_it_is_there(field: byte
     assert paths(made) == ["/", "/FILE"]
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        px(0o40755),
+        susp(b"RR", b"\x89"),
+        susp(b"ER", bytes((10, 0, 0, 1)) + b"RRIP_1991A"),
+        susp(b"ER", bytes((10, 0, 0, 1)) + b"IEEE_P1282"),
+        susp(b"ER", bytes((9, 0, 0, 1)) + b"IEEE_1282"),
+    ],
+)
+def test_rock_ridge_is_told_by_its_identifier_or_by_entries_of_its_own(field: bytes) -> None:
+    made = BareIso()
+    made.root_system_use = SP + field
+    made.put_root(record(b"FILE.;1", system_use=susp(b"NM", b"\0name")))
+    assert paths(made) == ["/", "/name"]
+
+
 @pytest.mark.parametrize("skip", [0, 14])
 def test_rock_ridge_is_found_behind_the_fields_of_cd_rom_xa(skip: int) -> None:
     attributes = bytes(6) + b"XA" + bytes(6)
@@ -222,6 +240,13 @@ def test_every_level_of_joliet_is_known(escape: bytes) -> None:
     assert paths(made) == ["/", "/joliet"]
     made.patch(17 * SECTOR + 7, b"\1")  # an unregistered character set
     assert paths(made) == ["/", "/enhanced"]
+
+
+def test_system_use_entries_are_not_read_in_other_trees() -> None:
+    made = three_trees()
+    drop_rock_ridge(made)
+    made.put_directory(24, record("joliet".encode("utf-16-be"), system_use=susp(b"NM", b"\0rock ridge")))
+    assert paths(made) == ["/", "/joliet"]
 
 
 def test_a_supplementary_descriptor_of_other_blocks_is_refused() -> None:
@@ -248,6 +273,28 @@ def test_label_and_serial_are_what_blkid_prints(label: str, options: tuple[str, 
         lines = [facts.serial, facts.label] if facts.label else [facts.serial]
         printed = run("blkid", "-p", "-o", "value", "-s", "LABEL", "-s", "UUID", image).stdout.decode()
         assert printed.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("joliet", "primary", "label"),
+    [
+        ("Grüße an alle Wel", b"GR__E_AN_ALLE_WELTEN_UND_MEHR", "Grüße an alle WeLTEN_UND_MEHR"),
+        ("a_b", b"A B", "a b"),
+        ("Joliet Label", b"ISO_LABEL", "Joliet Label"),
+        ("Short", b"SHORT_BUT_LONGER", "Short"),
+        ("", b"ONLY PRIMARY", "ONLY PRIMARY"),
+        ("cut\0garbage", b"CUT", "cut"),
+        ("", b"", None),
+    ],
+)
+def test_labels_of_joliet_and_the_primary_descriptor_complete_each_other(
+    joliet: str, primary: bytes, label: str | None
+) -> None:
+    made = BareIso()
+    made.patch(16 * SECTOR + 40, primary.ljust(32))
+    made.put_descriptor(1, 2, escape=JOLIET, label=joliet.ljust(16)[:16].encode("utf-16-be"))
+    made.put_sector(18, b"\xffCD001\1")
+    assert volume_of(made).facts.label == label
 
 
 def test_the_serial_is_of_the_modification_else_of_the_creation() -> None:

@@ -283,6 +283,13 @@ def test_a_moved_directory_that_is_none_or_another_is_refused(block: int, words:
     refused(made, words)
 
 
+@pytest.mark.parametrize("first", [record(b"\0", 32, SECTOR), record(b"A", 32, SECTOR, DIRECTORY), b""])
+def test_a_moved_directory_begins_with_the_record_of_itself(first: bytes) -> None:
+    made = moved()
+    made.put(32, first + bytes(100))
+    refused(made, "does not begin with the record of itself")
+
+
 def test_a_moved_directory_that_says_it_lies_elsewhere_is_refused() -> None:
     made = moved()
     made.put(32, record(b"\0", 33, SECTOR, DIRECTORY))

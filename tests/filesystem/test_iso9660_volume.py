@@ -253,6 +253,12 @@ def test_a_volume_that_xorriso_added_to_shows_its_present(tmp_path: Path) -> Non
     assert volume.facts.notes == ()
 
 
+def test_a_note_tells_that_a_volume_is_one_of_udf_too(tree: Path, tmp_path: Path) -> None:
+    volume, scan = opened(genisoimage(tmp_path / "v.iso", tree, "-R", "-udf"))
+    assert volume.facts.notes == ("it is a UDF volume too, whose files are not listed and may be others",)
+    assert "/README.TXT" in names(scan)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", ["genisoimage", "xorriso"])
 def test_a_file_of_more_than_4_gib_is_one_content(writer: str, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from struct import unpack_from
+from struct import calcsize, unpack_from
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import InconsistentVolume
@@ -87,7 +87,8 @@ def read_descriptors(device: BlockDevice) -> Descriptors:
     found: Descriptors | None = None
     boot_records = []
     supplementary: list[Descriptor] = []
-    for offset, content in _each(device):
+    descriptors = _each(device)
+    for offset, content in descriptors:
         kind, _, version = layout.DESCRIPTOR_HEAD.unpack_from(content)
         if kind == layout.TYPE_BOOT:
             if content[layout.BOOT_SYSTEM_IDENTIFIER].rstrip(b"\0 ") == layout.EL_TORITO:
@@ -99,6 +100,8 @@ def read_descriptors(device: BlockDevice) -> Descriptors:
     if found is None:
         raise InconsistentVolume("Volume Descriptor Set", "has no Primary Volume Descriptor")
     found.boot_records = boot_records
+    if _is_bridge(device, descriptors[-1][0] + layout.SECTOR_BYTES):
+        found.notes.append("it is a UDF volume too, whose files are not listed and may be others")
     for descriptor in reversed(supplementary):
         if _halves(descriptor, layout.LOGICAL_BLOCK_SIZE)[0] != found.geometry.bytes_per_block:
             raise InconsistentVolume(
@@ -132,6 +135,16 @@ def _each(device: BlockDevice) -> list[tuple[int, bytes]]:
     return descriptors
 
 
+def _is_bridge(device: BlockDevice, end: int) -> bool:
+    """Whether descriptors of UDF follow those of ISO 9660 (ECMA-167 2/8)."""
+    for offset in range(end, end + layout.UDF_DESCRIPTORS_MAX * layout.SECTOR_BYTES, layout.SECTOR_BYTES):
+        if offset + layout.SECTOR_BYTES > device.size_bytes:
+            return False
+        if device.read(offset, layout.DESCRIPTOR_HEAD.size)[1:6] in layout.UDF_IDENTIFIERS:
+            return True
+    return False
+
+
 def _primary(offset: int, content: bytes, medium_bytes: int) -> Descriptors:
     descriptor = Descriptor(offset, content, _root(offset, content))
     notes = []
@@ -149,11 +162,15 @@ def _primary(offset: int, content: bytes, medium_bytes: int) -> Descriptors:
     block, blocks = values["Logical Block Size"], values["Volume Space Size"]
     if block not in layout.BLOCK_SIZES:
         raise InconsistentVolume(
-            "Logical Block Size", f"is {block}; allowed are 512, 1024 and 2048", offset_bytes=offset + 128
+            "Logical Block Size",
+            f"is {block}; allowed are 512, 1024 and 2048",
+            offset_bytes=offset + layout.LOGICAL_BLOCK_SIZE[0],
         )
     if blocks * block <= offset:
         raise InconsistentVolume(
-            "Volume Space Size", f"is {blocks} blocks, so the descriptor lies outside", offset_bytes=offset + 80
+            "Volume Space Size",
+            f"is {blocks} blocks, so the descriptor lies outside",
+            offset_bytes=offset + layout.VOLUME_SPACE_SIZE[0],
         )
     size = min(blocks * block, medium_bytes // block * block)
     if size < blocks * block:
@@ -165,11 +182,8 @@ def _primary(offset: int, content: bytes, medium_bytes: int) -> Descriptors:
 def _halves(descriptor: Descriptor, spec: tuple[int, str, str]) -> tuple[int, int]:
     """A number as its two halves tell it: little-endian, big-endian."""
     at, little, big = spec
-    return unpack_from(little, descriptor.content, at)[0], unpack_from(big, descriptor.content, at + len_of(little))[0]
-
-
-def len_of(form: str) -> int:
-    return 4 if form.endswith("I") else 2
+    content = descriptor.content
+    return unpack_from(little, content, at)[0], unpack_from(big, content, at + calcsize(little))[0]
 
 
 def _root(offset: int, content: bytes) -> Record:

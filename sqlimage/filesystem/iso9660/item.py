@@ -12,7 +12,7 @@ from sqlimage.errors import InconsistentVolume
 from sqlimage.filesystem.contract import EntryKind
 from sqlimage.filesystem.iso9660 import layout
 from sqlimage.filesystem.iso9660.descriptor import Geometry
-from sqlimage.filesystem.iso9660.record import Record, read_records
+from sqlimage.filesystem.iso9660.record import Record, records_from
 from sqlimage.filesystem.iso9660.rockridge import RockRidge, SystemUse
 
 RECORDS_MAX = 600_000
@@ -107,7 +107,7 @@ class Items:
 
     def dot(self, place: int, end: int) -> Record:
         """The ``.`` record with which a directory begins at byte ``place``."""
-        record = next(read_records(self._device, place, end - place, layout.SECTOR_BYTES), None)
+        record = next(records_from(self._device, place, end), None)
         if record is None or record.name != layout.SELF or not record.flags & layout.FLAG_DIRECTORY:
             raise InconsistentVolume("Directory", "does not begin with the record of itself", offset_bytes=place)
         return record
@@ -196,7 +196,7 @@ class Items:
                 raise self._problem(record, f"a section of {record.size_bytes} bytes does not fill its blocks")
             following = next(records, None)
             self._count()
-            if following is None or following.name != first.name:
+            if following is None or following.name != first.name or not _is_next(following, record):
                 raise self._problem(first, "its last section is not there")
             record = following
             if (record.flags ^ first.flags) & (layout.FLAG_DIRECTORY | layout.FLAG_ASSOCIATED):
@@ -213,6 +213,11 @@ class Items:
 
     def _problem(self, record: Record, problem: str) -> InconsistentVolume:
         return InconsistentVolume("File Section", problem, offset_bytes=record.offset)
+
+
+def _is_next(following: Record, record: Record) -> bool:
+    """Whether no sector without records lies between them."""
+    return following.offset // layout.SECTOR_BYTES - record.offset // layout.SECTOR_BYTES <= 1
 
 
 def primary_name(identifier: bytes, is_directory: bool) -> str:

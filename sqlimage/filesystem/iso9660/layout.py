@@ -16,6 +16,10 @@ DESCRIPTORS_MAX = 84
 """Volume descriptors looked at, as many as Linux does; a set has no more than a handful."""
 BLOCK_SIZES = (512, 1024, 2048)
 
+UDF_IDENTIFIERS = (b"NSR02", b"NSR03")
+UDF_DESCRIPTORS_MAX = 4
+"""How far behind the set to look: the terminator, the beginning of the extended area, and one to spare."""
+
 DESCRIPTOR_HEAD = Struct("<B5sB")
 """Volume Descriptor Type, Standard Identifier, Volume Descriptor Version."""
 TYPE_BOOT, TYPE_PRIMARY, TYPE_SUPPLEMENTARY, TYPE_TERMINATOR = 0, 1, 2, 255
@@ -35,7 +39,6 @@ VOLUME_SET_SIZE = (120, "<H", ">H")
 VOLUME_SEQUENCE_NUMBER = (124, "<H", ">H")
 LOGICAL_BLOCK_SIZE = (128, "<H", ">H")
 ROOT_RECORD = 156
-ROOT_RECORD_BYTES = 34
 CREATION_TIME = slice(813, 830)
 MODIFICATION_TIME = slice(830, 847)
 FILE_STRUCTURE_VERSION = 881
@@ -51,7 +54,7 @@ RECORD = Struct("<BBI4xI4x7sBBBH2xB")
 (bytes), Recording Date and Time, File Flags, File Unit Size, Interleave Gap Size, Volume Sequence Number, Length of
 File Identifier."""
 RECORD_BYTES_MIN = 34
-FLAG_HIDDEN, FLAG_DIRECTORY, FLAG_ASSOCIATED, FLAG_MULTI_EXTENT = 0x01, 0x02, 0x04, 0x80
+FLAG_DIRECTORY, FLAG_ASSOCIATED, FLAG_MULTI_EXTENT = 0x02, 0x04, 0x80
 SELF, PARENT = b"\x00", b"\x01"
 """File Identifiers of a directory's first two records."""
 
@@ -91,7 +94,6 @@ SECTION_HEADER = Struct("<BBH")
 BOOTABLE, NOT_BOOTABLE = 0x88, 0x00
 SECTION_MORE, SECTION_FINAL = 0x90, 0x91
 ENTRY_EXTENSION = 0x44
-EXTENSION_CONTINUES = 0x20
 MEDIA_MASK = 0x0F
 MEDIA_FLOPPY_BYTES = {1: 1200 << 10, 2: 1440 << 10, 3: 2880 << 10}
 MEDIA_HARD_DISK = 4

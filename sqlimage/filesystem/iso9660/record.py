@@ -57,7 +57,7 @@ def record_at(data: bytes, at: int, offset: int) -> Record:
     return Record(offset, length, attributes, block, size, stamp, flags, unit, gap, number, data[begin:end], system_use)
 
 
-def read_records(device: BlockDevice, start: int, length: int, piece_bytes: int = PIECE_BYTES) -> Iterator[Record]:
+def read_records(device: BlockDevice, start: int, length: int) -> Iterator[Record]:
     """The records from byte ``start`` of the volume on, within ``length`` bytes. Where a record's length is zero, the
     rest of the sector holds none.
 
@@ -65,14 +65,29 @@ def read_records(device: BlockDevice, start: int, length: int, piece_bytes: int 
     """
     end = start + length
     while start < end:
-        stop = min((start + piece_bytes) // _SECTOR * _SECTOR, end)
-        data = device.read(start, stop - start)
-        at, size = 0, len(data)
-        while at < size:
-            if data[at] == 0:
-                at += _SECTOR - (start + at) % _SECTOR
-                continue
-            record = record_at(data, at, start + at)
-            yield record
-            at += record.length
+        stop = min((start + PIECE_BYTES) // _SECTOR * _SECTOR, end)
+        yield from _records_in(device.read(start, stop - start), start)
         start = stop
+
+
+def records_from(device: BlockDevice, start: int, end: int) -> Iterator[Record]:
+    """The records from byte ``start`` on where it is not known how far the directory goes: to the first sector without
+    one, and not beyond ``end``."""
+    while start < end:
+        stop = min((start // _SECTOR + 1) * _SECTOR, end)
+        data = device.read(start, stop - start)
+        if data[0] == 0:
+            return
+        yield from _records_in(data, start)
+        start = stop
+
+
+def _records_in(data: bytes, start: int) -> Iterator[Record]:
+    at, size = 0, len(data)
+    while at < size:
+        if data[at] == 0:
+            at += _SECTOR - (start + at) % _SECTOR
+            continue
+        record = record_at(data, at, start + at)
+        yield record
+        at += record.length

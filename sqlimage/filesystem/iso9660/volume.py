@@ -17,7 +17,7 @@ from sqlimage.filesystem.iso9660 import layout
 from sqlimage.filesystem.iso9660.descriptor import read_descriptors
 from sqlimage.filesystem.iso9660.eltorito import Boot, BootFile, read_boot
 from sqlimage.filesystem.iso9660.item import Item, Items, Tree
-from sqlimage.filesystem.iso9660.record import Record, read_records
+from sqlimage.filesystem.iso9660.record import Record, records_from
 from sqlimage.filesystem.iso9660.tree import ASSOCIATED, choose_tree, root_item, scan
 from sqlimage.filesystem.iso9660.zisofs import ZisofsContent
 
@@ -103,22 +103,20 @@ class IsoVolume:
         items = Items(self._device, self._geometry, tree)
         if first.name == layout.SELF and first.flags & layout.FLAG_DIRECTORY:
             return items.directory(first)
-        following = read_records(self._device, record, self._geometry.size_bytes - record, _SECTOR)
-        item = next(items.of(following), None)
+        item = next(items.of(records_from(self._device, record, self._geometry.size_bytes)), None)
         if item is None or item.record != record:
             raise NotFoundError(f"record {record} is not of a file")
         return item
 
     def _record_at(self, record: int) -> Record:
-        """The Directory Record at a byte offset behind the descriptors."""
-        if not (layout.SYSTEM_AREA_SECTORS + 1) * _SECTOR <= record < self._geometry.size_bytes:
-            raise NotFoundError(f"record {record} lies outside the directories of the volume")
-        length = min(_SECTOR - record % _SECTOR, self._geometry.size_bytes - record)
+        """The Directory Record at a byte offset."""
+        if not 0 <= record < self._geometry.size_bytes:
+            raise NotFoundError(f"record {record} lies outside the volume")
         try:
-            found = next(read_records(self._device, record, length), None)
+            found = next(records_from(self._device, record, self._geometry.size_bytes), None)
         except InconsistentVolume:
             found = None
-        if found is None or found.offset != record or found.name == layout.PARENT:
+        if found is None or found.name == layout.PARENT:
             raise NotFoundError(f"no Directory Record lies at byte {record}")
         return found
 
