@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ from sqlimage.units import power_of_two_in
 LARGEST_CLUSTER = 4096
 """The unit never exceeds what the page caches of operating systems write: a larger one would make each such write
 read, change and store a whole cluster."""
+_PADDING = 2 << 20
+"""By how much the partitions of a hybrid ISO 9660 image may be longer than its volume."""
 UNKNOWN = "no known file system"
 _UNWRITTEN = "extents that were never written"
 _UNALIGNED = "its partitions do not begin at clusters of the image"
@@ -75,7 +78,7 @@ def inspect(device: BlockDevice, *, partition: Partition | None = None, keep_pag
     """Look at a medium: its partition table, and on each volume the file system's control information.
 
     ``partition`` tells that the device is that partition of a disk, so no table is looked for. Where a partition table
-    only describes parts of an ISO 9660 volume (a hybrid image), the volume counts.
+    describes parts of an ISO 9660 volume (a hybrid image), the volume counts, and the partitions behind it.
 
     What contradicts itself is not trusted: that volume is taken raw. Raises
     :class:`~sqlimage.errors.DeviceError` where the medium cannot be read.
@@ -85,31 +88,41 @@ def inspect(device: BlockDevice, *, partition: Partition | None = None, keep_pag
         table = read_partition_table(device) if partition is None else None
     except InconsistentVolume as contradiction:
         problem = str(contradiction)
-    whole = SourceVolume(0, 0, device.size_bytes, partition)
-    volumes = []
-    if table is None or not table.partitions or is_hybrid(device, table):
-        volumes.append(_with_what_it_says(device, whole, keep_page_files))
-    else:
-        for number, part in enumerate(table.partitions):
-            window = Window(device, part.offset_bytes, part.length_bytes)
-            volumes.append(
-                _with_what_it_says(
-                    window, SourceVolume(number, part.offset_bytes, part.length_bytes, part), keep_page_files
-                )
-            )
+    places: list[tuple[int, int, Partition | None]] = []
+    partitions = table.partitions if table is not None else ()
+    hybrid_bytes = _hybrid_bytes(device, partitions)
+    if hybrid_bytes is not None:
+        partitions = tuple(part for part in partitions if part.offset_bytes >= hybrid_bytes)
+        places.append((0, hybrid_bytes if partitions else device.size_bytes, None))
+    elif not partitions:
+        places.append((0, device.size_bytes, partition))
+    places += [(part.offset_bytes, part.length_bytes, part) for part in partitions]
+    volumes = [
+        _with_what_it_says(
+            device if length == device.size_bytes else Window(device, offset, length),
+            SourceVolume(number, offset, length, part),
+            keep_page_files,
+        )
+        for number, (offset, length, part) in enumerate(places)
+    ]
     return Medium(device, _unit(volumes, device.size_bytes), table, problem, tuple(volumes))
 
 
-def is_hybrid(device: BlockDevice, table: PartitionTable) -> bool:
-    """Whether a medium is one ISO 9660 volume, and its partitions lie in it. On a disk that was partitioned anew, where
-    only the descriptors of an older image are left, they reach beyond it."""
-    if not is_iso9660(device):
-        return False
+def _hybrid_bytes(device: BlockDevice, partitions: Sequence[Partition]) -> int | None:
+    """The size of the ISO 9660 volume that a medium begins with, where its partitions are parts of it or lie behind it.
+
+    On a disk that was partitioned anew, where only the descriptors of an older image are left, they reach beyond it.
+    """
+    if not partitions or not is_iso9660(device):
+        return None
     try:
         end = IsoVolume(device).facts.size_bytes
     except InconsistentVolume:
-        return False
-    return all(part.offset_bytes + part.length_bytes <= end for part in table.partitions)
+        return None
+    for part in partitions:
+        if part.offset_bytes < end and part.offset_bytes + part.length_bytes > end + _PADDING:
+            return None
+    return end
 
 
 def _with_what_it_says(device: BlockDevice, bare: SourceVolume, keep_page_files: bool) -> SourceVolume:
