@@ -19,7 +19,7 @@ def run(*command: object, given: bytes | None = None) -> None:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("hybrid")
     (place / "tree" / "dir").mkdir(parents=True)
-    (place / "tree" / "dir" / "file.bin").write_bytes(noise("iso", 300_000))
+    (place / "tree" / "dir" / "file.bin").write_bytes(noise("iso", 3_000_000))
     (place / "tree" / "link").symlink_to("dir/file.bin")
     run("mkfs.fat", "-C", place / "efi.img", 2880)
     run("mcopy", "-i", place / "efi.img", "-", "::boot.efi", given=b"loader")
@@ -39,7 +39,7 @@ def test_an_appended_partition_is_a_volume_of_its_own_or_part_of_the_iso(
     assert [volume.file_system for volume in others] in ([], ["fat12"])
     prefix = "/0" if others else ""
     tool("get", tmp_path / "i.sqlimage", prefix + "/", tmp_path / "out")
-    assert (tmp_path / "out" / "dir" / "file.bin").read_bytes() == noise("iso", 300_000)
+    assert (tmp_path / "out" / "dir" / "file.bin").read_bytes() == noise("iso", 3_000_000)
     assert (tmp_path / "out" / "link").readlink() == Path("dir/file.bin")
     if others:
         assert tool("cat", tmp_path / "i.sqlimage", "/1/boot.efi") == "loader"
