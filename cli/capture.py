@@ -16,7 +16,9 @@ EXAMPLE = "sqlimage capture /dev/sdb1 monday.sqlimage --parent sunday.sqlimage -
 
 
 def command(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A raw file or a block device.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A disk: a raw file, a block device, or qcow2, VHDX, ...")
+    ],
     image: Annotated[
         str,
         typer.Argument(
@@ -31,6 +33,12 @@ def command(
         bool, typer.Option("--append", help="Add a version to IMAGE that holds only what differs from its latest one.")
     ] = False,
     label: Annotated[str | None, typer.Option(help="A name for this version.")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="NAME", help="The format of SOURCE, as raw, where its own bytes shall not decide."
+        ),
+    ] = None,
     partition: Annotated[int | None, typer.Option(help="Take only this partition, by number.", min=1)] = None,
     property_: Annotated[
         list[str] | None, typer.Option("--property", metavar="NAME=VALUE", help="A property to find it by. Repeatable.")
@@ -66,6 +74,7 @@ def command(
             append=append,
             parent_version=parent_version,
             label=label,
+            source_format=format_,
             partition=partition,
             property_values=dict(parse_property(text) for text in property_ or []),
             store=store or [],

@@ -22,6 +22,8 @@ from sqlimage.journey.presets import Preset
 from sqlimage.journey.story import CaptureReport, Parent, Story
 from sqlimage.journey.write import VERSION, Writer
 from sqlimage.media.file import FileDevice
+from sqlimage.media.foreign.device import ForeignDevice
+from sqlimage.media.foreign.source import open_source
 from sqlimage.media.geometry import Geometry
 from sqlimage.media.partition import Partition, find_partition, partition_window
 from sqlimage.streams import control, data, properties
@@ -65,6 +67,7 @@ def capture(
     append: bool = False,
     parent_version: str | None = None,
     label: str | None = None,
+    source_format: str | None = None,
     partition: int | None = None,
     property_values: Mapping[str, Value] | None = None,
     store: Sequence[str] = (),
@@ -79,12 +82,13 @@ def capture(
 ) -> CaptureReport:
     """Capture a volume or a disk into a new image file.
 
-    ``source`` is a raw file, a block device, or any device; ``partition`` takes one partition of it, by the number
-    Linux gives it. ``parent`` is an image: then the new one is a child of it and holds only what differs from its
-    version ``parent_version`` (the latest, unless told); with ``append`` the child is a new version in ``image``
-    itself. ``search`` are directories in which the parent's own parents are looked for. ``store`` are globs of files
-    that stay uncompressed. ``hidden_sectors`` (sectors before the volume) and ``geometry`` override what the boot
-    sector says. The image, or the new version, is there whole and synced, or not at all. Raises
+    ``source`` is a raw file, a block device, a disk in another format (qcow2, VHDX, ...), or any device.
+    ``source_format`` names its format where the file's own bytes are not to decide, as ``raw``. ``partition`` takes one
+    partition of it, by the number Linux gives it. ``parent`` is an image: then the new one is a child of it and holds
+    only what differs from its version ``parent_version`` (the latest, unless told); with ``append`` the child is a new
+    version in ``image`` itself. ``search`` are directories in which the parent's own parents are looked for. ``store``
+    are globs of files that stay uncompressed. ``hidden_sectors`` (sectors before the volume) and ``geometry`` override
+    what the boot sector says. The image, or the new version, is there whole and synced, or not at all. Raises
     :class:`~sqlimage.errors.SqlimageError` subclasses only.
     """
     wishes = _Wishes(
@@ -106,7 +110,9 @@ def capture(
         raise UsageError("a version is added to a file, or made in a child file, not both")
     if parent_version is not None and not append and parent is None:
         raise UsageError("a version of which parent is meant is not told")
-    with _opened(source, partition) as found:
+    if source_format is not None and not isinstance(source, str | os.PathLike):
+        raise UsageError("a device has no format")
+    with _opened(source, source_format, partition) as found:
         if append:
             return _append(found, os.fspath(image), parent_version, search, wishes)
         if parent is not None:
@@ -115,12 +121,16 @@ def capture(
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str] | BlockDevice, partition: int | None) -> Iterator[_Source]:
-    opened = FileDevice(source) if isinstance(source, str | os.PathLike) else None
+def _opened(
+    source: str | os.PathLike[str] | BlockDevice, source_format: str | None, partition: int | None
+) -> Iterator[_Source]:
+    opened = open_source(source, source_format) if isinstance(source, str | os.PathLike) else None
     whole: BlockDevice = opened or source  # type: ignore[assignment]
     try:
         device, part = whole, None
         origin = os.path.abspath(opened.path) if opened else type(whole).__name__
+        if isinstance(opened, ForeignDevice):
+            origin += f" ({opened.format.name})"
         origin = os.fsencode(origin).decode("utf-8", "replace")
         if partition is not None:
             device, part = partition_window(whole, partition), find_partition(whole, partition)
@@ -264,8 +274,11 @@ def _prefetch(medium: Medium, places: Runs) -> None:
             medium.device.prefetch(start * medium.bytes_per_cluster, length * medium.bytes_per_cluster)
 
 
-def _notes(source: FileDevice | None) -> list[str]:
-    """What the reader of the report should know of the source: a mounted device changes while it is read."""
+def _notes(source: FileDevice | ForeignDevice | None) -> list[str]:
+    """What the reader of the report should know of the source: that its format was found by a look at it, and that a
+    mounted device changes while it is read."""
+    if isinstance(source, ForeignDevice):
+        return [f"{source.path} is read as {source.format.name}"]
     if source is None or not source.is_block_device:
         return []
     path = os.path.realpath(source.path)

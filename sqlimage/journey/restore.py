@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from sqlimage.image.chunks import connect, fetch
 from sqlimage.image.image import Version
 from sqlimage.image.lineage import resolve
 from sqlimage.media.file import WritableFileDevice
+from sqlimage.media.foreign import formats
+from sqlimage.media.foreign.create import create
+from sqlimage.media.foreign.device import WritableForeignDevice
+from sqlimage.media.foreign.formats import Format
 from sqlimage.media.partition import partition_window
 from sqlimage.nameless import NamelessFile
 from sqlimage.streams.cluster_map import MapTable
@@ -46,12 +50,17 @@ class RestoreReport:
     written_bytes: int
     zeroed_bytes: int
     chunks_verified: int
+    format: str = formats.RAW
+    """Of the destination."""
+    padding_bytes: int = 0
+    """Zeros behind the medium, where the format holds whole sectors only."""
 
 
 def restore(
     version: Version,
     destination: str | os.PathLike[str],
     *,
+    destination_format: str | None = None,
     partition: int | None = None,
     force: bool = False,
     wipe: bool = False,
@@ -60,7 +69,9 @@ def restore(
 ) -> RestoreReport:
     """Write a version to a new file, an existing file or device, or one partition of either.
 
-    A new file appears whole and synced under its name or not at all; so does one that replaces a file (``force``).
+    A new file appears whole and synced under its name or not at all; so does one that replaces a file (``force``). It
+    is a raw disk, or a container in the format (``vhdx``, ...) that ``destination_format`` names, else the end of its
+    name.
     On a device or a partition the free clusters keep what they hold unless ``wipe`` zeroes them. Raises
     :class:`~sqlimage.errors.RefusedError` before a byte is written where the destination is too small, mounted, in
     use, or not empty (unless ``force``); :class:`~sqlimage.errors.DamagedError` where a chunk fails its digest.
@@ -75,8 +86,13 @@ def restore(
     _refuse_mounted(path)
     if not os.path.lexists(path) and (path + "/").startswith("/dev/") and not path.startswith("/dev/shm/"):
         raise NotFoundError(f"{path}: no such device")
-    if partition is None and not _is_block_device(path):
-        return _to_new_file(version, path, force, threads, progress)
+    is_device = _is_block_device(path)
+    kind = formats.for_destination(path, destination_format) if destination_format or not is_device else None
+    if kind is not None and (partition is not None or is_device):
+        what = "a partition" if partition is not None else "a device"
+        raise RefusedError(f"{path}: {what} holds no {kind.name} file", hint="restore to a new file, or as `raw`")
+    if partition is None and not is_device:
+        return _to_new_file(version, path, kind, force, threads, progress)
     device = WritableFileDevice(path)
     try:
         target_device: WritableDevice = device
@@ -93,18 +109,24 @@ def restore(
 
 
 def _to_new_file(
-    version: Version, path: str, force: bool, threads: int | None, progress: Progress | None
+    version: Version, path: str, kind: Format | None, force: bool, threads: int | None, progress: Progress | None
 ) -> RestoreReport:
-    """A sparse file that gets its name when everything in it was verified and synced."""
+    """A file that gets its name when everything in it was verified and synced: sparse, or a container."""
     is_empty_file = os.path.isfile(path) and os.path.getsize(path) == 0
     if os.path.lexists(path) and not (force or is_empty_file or os.path.isdir(path)):
         raise RefusedError(f"{path}: exists and is not empty", hint="use --force to replace it")
     with NamelessFile(path, replace=force or is_empty_file) as file:
-        target = WritableFileDevice(file.path, name=path)
+        size = version.control.medium_bytes
+        target = WritableFileDevice(file.path, name=path) if kind is None else create(file, kind, size)
         try:
-            target.resize(version.control.medium_bytes)
+            if isinstance(target, WritableFileDevice):
+                target.resize(size)
             job = _Restore(version, path, target, fresh=True, wipe=False, start_writeback=file.start_writeback)
             report = job.run(threads, progress)
+            if isinstance(target, WritableForeignDevice):
+                target.finish()
+                padding = target.size_bytes - size
+                report = replace(report, format=target.format.name, padding_bytes=padding)
         finally:
             target.close()
         file.publish()

@@ -54,6 +54,10 @@ class FileDevice:
             os.close(self._fd)
             raise
 
+    def fileno(self) -> int:
+        """The descriptor, which stays this device's."""
+        return self._fd
+
     @property
     def size_bytes(self) -> int:
         return self._size_bytes

@@ -15,9 +15,13 @@ import pytest
 from sqlimage.device import BlockDevice
 from sqlimage.media.compose import WritableComposedDisk, compose_disk
 from sqlimage.media.file import FileDevice, WritableFileDevice
+from sqlimage.media.foreign import formats
+from sqlimage.media.foreign.create import create
+from sqlimage.media.foreign.source import open_source
 from sqlimage.media.memory import MemoryDevice
 from sqlimage.media.moved import MovedVolume, WritableMovedVolume
 from sqlimage.media.window import Window, WritableWindow
+from sqlimage.nameless import NamelessFile
 from tests.conftest import run
 
 Maker = Callable[[bytes], AbstractContextManager[BlockDevice]]
@@ -152,6 +156,31 @@ def _composed_disk(content: bytes) -> Iterator[BlockDevice]:
     yield disk
 
 
+@contextmanager
+def _foreign(content: bytes) -> Iterator[BlockDevice]:
+    """The disk in a qcow2 of small clusters."""
+    with temporary_file(content) as path:
+        target = path.with_suffix(".qcow2")
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4k", path, target)
+        device = open_source(target)
+        yield device
+        device.close()
+
+
+@contextmanager
+def _writable_foreign(content: bytes) -> Iterator[BlockDevice]:
+    """The disk in a container in the making."""
+    kind = formats.by_name("qcow2")
+    assert kind is not None
+    with tempfile.TemporaryDirectory() as directory, NamelessFile(Path(directory) / "device.qcow2") as file:
+        device = create(file, kind, len(content))
+        for at in range(0, len(content), _CELL):
+            if any(content[at : at + _CELL]):
+                device.write(at, content[at : at + _CELL])
+        yield device
+        device.close()
+
+
 KINDS: dict[str, Maker] = {
     "memory": _memory,
     "file": _file,
@@ -164,5 +193,8 @@ KINDS: dict[str, Maker] = {
     "writable-moved-volume": _writable_moved_volume,
     "composed-volume": _composed_volume,
     "composed-disk": _composed_disk,
+    "foreign": _foreign,
+    "writable-foreign": _writable_foreign,
 }
-WRITABLE = [kind for kind in KINDS if kind not in ("file", "window", "moved-volume", "composed-volume")]
+_READ_ONLY = ("file", "window", "moved-volume", "composed-volume", "foreign")
+WRITABLE = [kind for kind in KINDS if kind not in _READ_ONLY]
