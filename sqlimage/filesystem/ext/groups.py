@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import InconsistentVolume
-from sqlimage.extent import Int64s, Runs, first_overlap, stretches
+from sqlimage.extent import Int64s, Runs, first_overlap
 from sqlimage.filesystem.crc32c import crc32c
 from sqlimage.filesystem.ext import layout
 from sqlimage.filesystem.ext.layout import Compat, Incompat
 from sqlimage.filesystem.ext.superblock import Geometry
 
-_BITMAPS_AT_ONCE = 64
+_BITMAP_BYTES_AT_ONCE = 1 << 18
 _PIECES_MAX = 6_000_000
 _DESCRIPTOR_BLOCKS_AT_ONCE = 256
 _CRC16_TABLE = np.zeros(256, dtype=np.uint16)
@@ -186,71 +186,75 @@ def allocated_blocks(device: BlockDevice, geometry: Geometry, groups: Groups) ->
     ``_PIECES_MAX`` pieces, the rest of the groups is told as in use. Raises
     :class:`~sqlimage.errors.InconsistentVolume`.
     """
-    ratio, per_group = geometry.blocks_per_cluster, geometry.clusters_per_group
-    clusters = -(-(geometry.blocks_count - geometry.first_data_block) // ratio)
-    uninitialised = (groups.flags & layout.BG_BLOCK_UNINIT) != 0
-    starts, lengths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    pieces = 0
-    for first, count, bits in _bitmaps(device, geometry, groups.block_bitmap, ~uninitialised, per_group):
-        _check(geometry, groups, first, bits, groups.block_bitmap_csum, "block bitmap")
-        base = first * per_group
-        mask = np.unpackbits(bits, axis=1, bitorder="little")[:, :per_group].reshape(-1)[: clusters - base]
-        edges = np.flatnonzero(np.diff(np.pad(mask, 1))) + base
-        pieces += len(edges) // 2
+    ratio, per_group, first_block = geometry.blocks_per_cluster, geometry.clusters_per_group, geometry.first_data_block
+    clusters = -(-(geometry.blocks_count - first_block) // ratio)
+    starts, ends, pieces = [], [], 0
+    initialised = np.flatnonzero((groups.flags & layout.BG_BLOCK_UNINIT) == 0)
+    for some, bits in _bitmaps(device, geometry, groups.block_bitmap, initialised, per_group):
+        _check(geometry, groups, some, bits, groups.block_bitmap_csum, "block bitmap")
+        if not bits.any():
+            continue
+        mask = np.zeros((len(some), per_group + 2), dtype=np.uint8)
+        mask[:, 1:-1] = np.unpackbits(bits, axis=1, count=per_group, bitorder="little")
+        row, edge = np.nonzero(mask[:, 1:] != mask[:, :-1])
+        pieces += len(row) // 2
         if pieces > _PIECES_MAX:
-            edges = np.array([base, min(base + count * per_group, clusters)])
-        starts.append(edges[::2])
-        lengths.append(edges[1::2] - edges[::2])
-    first_block = geometry.first_data_block
-    bits_set = Runs.from_arrays(np.concatenate(starts) * ratio + first_block, np.concatenate(lengths) * ratio)
-    metadata = Runs.from_arrays(*_places(geometry, groups))
-    copies = Runs.of(_copies(geometry))
-    everywhere = Runs.of([(0, first_block)])
-    runs = bits_set.union(metadata).union(copies).union(everywhere)
+            row, edge = np.repeat(np.arange(len(some)), 2), np.tile([0, per_group], len(some))
+        place = np.minimum(some[row] * per_group + edge, clusters)
+        starts.append(place[::2])
+        ends.append(place[1::2])
+    start = np.concatenate([np.empty(0, dtype=np.int64), *starts])
+    length = np.concatenate([np.empty(0, dtype=np.int64), *ends]) - start
+    place, count = _places(geometry, groups)
+    copies = np.array([(0, first_block), *_copies(geometry)], dtype=np.int64)
+    runs = Runs.from_arrays(
+        np.concatenate((start * ratio + first_block, place, copies[:, 0])),
+        np.concatenate((length * ratio, count, copies[:, 1])),
+    )
     if ratio > 1:  # a cluster is in use as a whole
-        runs = runs.shift(-first_block).clip(0, geometry.blocks_count).widen(ratio)
-        runs = runs.shift(first_block).union(everywhere)
+        runs = runs.clip(first_block, geometry.blocks_count).shift(-first_block).widen(ratio)
+        runs = runs.shift(first_block).union(Runs.of([(0, first_block)]))
     return runs.clip(0, geometry.blocks_count)
 
 
 def inodes_in_use(device: BlockDevice, geometry: Geometry, groups: Groups) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     """For each group with inodes in use: its number, and which they are."""
-    initialised = (groups.flags & layout.BG_INODE_UNINIT) == 0
+    initialised = np.flatnonzero((groups.flags & layout.BG_INODE_UNINIT) == 0)
     per_group = geometry.inodes_per_group
-    for first, count, bits in _bitmaps(device, geometry, groups.inode_bitmap, initialised, per_group):
-        _check(geometry, groups, first, bits, groups.inode_bitmap_csum, "inode bitmap")
-        for n in range(count):
-            mask = np.unpackbits(bits[n], bitorder="little")[:per_group].astype(np.bool_)
+    for some, bits in _bitmaps(device, geometry, groups.inode_bitmap, initialised, per_group):
+        _check(geometry, groups, some, bits, groups.inode_bitmap_csum, "inode bitmap")
+        for row in np.flatnonzero(bits.any(axis=1)).tolist():
+            mask = np.unpackbits(bits[row], count=per_group, bitorder="little").astype(np.bool_)
             if mask.any():
-                yield first + n, mask
+                yield int(some[row]), mask
 
 
 def _bitmaps(
-    device: BlockDevice, geometry: Geometry, places: Int64s, wanted: NDArray[np.bool_], per_group: int
-) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-    """First group, number of groups and their bitmaps, for as many at once as lie side by side."""
+    device: BlockDevice, geometry: Geometry, places: Int64s, wanted: Int64s, per_group: int
+) -> Iterator[tuple[Int64s, NDArray[np.uint8]]]:
+    """Numbers of groups and their bitmaps, a row each, some at a time; those that lie side by side are read as one."""
     size, used = geometry.bytes_per_block, -(-per_group // 8)
-    for start, end in stretches(wanted):
-        group = start
-        while group < end:
-            count = 1
-            limit = min(_BITMAPS_AT_ONCE, end - group)
-            while count < limit and places[group + count] == places[group] + count:
-                count += 1
-            raw = device.read(int(places[group]) * size, count * size)
-            yield group, count, np.frombuffer(raw, dtype=np.uint8).reshape(count, size)[:, :used]
-            group += count
+    step = max(1, _BITMAP_BYTES_AT_ONCE // size)
+    for at in range(0, len(wanted), step):
+        some = wanted[at : at + step]
+        place = places[some]
+        breaks = (np.flatnonzero(np.diff(place) != 1) + 1).tolist()
+        raw = b"".join(
+            device.read(int(place[low]) * size, (high - low) * size)
+            for low, high in zip([0, *breaks], [*breaks, len(some)], strict=True)
+        )
+        yield some, np.frombuffer(raw, dtype=np.uint8).reshape(len(some), size)[:, :used]
 
 
 def _check(
-    geometry: Geometry, groups: Groups, first: int, bits: NDArray[np.uint8], checksums: NDArray[np.uint32], what: str
+    geometry: Geometry, groups: Groups, some: Int64s, bits: NDArray[np.uint8], checksums: NDArray[np.uint32], what: str
 ) -> None:
     if not geometry.has_checksums or groups.is_stale:
         return
     mask = 0xFFFFFFFF if geometry.incompat & Incompat.BIT64 else 0xFFFF
-    for n, row in enumerate(bits):
-        if crc32c(geometry.checksum_seed, row.tobytes()) & mask != checksums[first + n]:
-            raise InconsistentVolume(f"{what} of group {first + n}", "does not match its checksum")
+    for group, row in zip(some.tolist(), bits, strict=True):
+        if crc32c(geometry.checksum_seed, row.tobytes()) & mask != checksums[group]:
+            raise InconsistentVolume(f"{what} of group {group}", "does not match its checksum")
 
 
 def _copies(geometry: Geometry) -> Iterator[tuple[int, int]]:

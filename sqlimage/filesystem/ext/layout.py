@@ -50,8 +50,8 @@ STATE_VALID, STATE_ERROR = 1, 2
 OLD_INODE_BYTES, OLD_FIRST_INODE = 128, 11
 LARGEST_BLOCK = 64 << 10
 LEAST_BLOCKS_PER_GROUP = 256
-GROUPS_MAX = 1 << 21
-"""A volume of 256 TiB of blocks of 4 KiB has so many."""
+GROUPS_MAX = 1 << 19
+"""A volume of 64 TiB of blocks of 4 KiB has so many."""
 LOGICAL_BLOCKS_MAX = 1 << 32
 """Of a file."""
 

@@ -15,8 +15,9 @@ from sqlimage.filesystem.ext import layout
 from sqlimage.filesystem.ext.superblock import Geometry
 
 Bools = NDArray[np.bool_]
-_RUNS_BASE, _RUNS_PER_INODE = 6_000_000, 4
-"""How many runs are told: an extent takes 12 bytes on a volume and a block's number 4, more than four in memory."""
+_PIECES_BASE, _PIECES_PER_INODE = 4_000_000, 2
+"""How many runs and holes are told: an extent takes 12 bytes of a volume, and a block's number 4; a piece takes more
+than 80 in memory."""
 _EMPTY_BASE = 1000
 """So many indirect blocks may be without a number, and half of them: a sparse medium has endless ones."""
 _BYTES_AT_ONCE = 1 << 20
@@ -38,11 +39,17 @@ class Mapped:
         none = np.empty(0, dtype=np.int64)
         return cls(none, none, none, none, np.empty(0, dtype=np.bool_))
 
+    def owner_of_holes(self) -> Int64s:
+        """Of every place where a file's run does not begin where the one before it ends."""
+        gap = (self.owner[1:] == self.owner[:-1]) & (self.logical[1:] > (self.logical + self.count)[:-1])
+        owners: Int64s = self.owner[1:][gap]
+        return owners
+
     @classmethod
     def joined(cls, parts: list[Mapped]) -> Mapped:
         """All of them, in the order of file and place."""
-        if not parts:
-            return cls.empty()
+        if len(parts) < 2:
+            return parts[0] if parts else cls.empty()
         owner = np.concatenate([part.owner for part in parts])
         logical = np.concatenate([part.logical for part in parts])
         order = np.lexsort((logical, owner))
@@ -65,7 +72,7 @@ class Mapper:
         self._device = device
         self._geometry = geometry
         self._used: set[int] = set()
-        self._runs_left = _RUNS_BASE
+        self._pieces_left = _PIECES_BASE
         self._empty_left = _EMPTY_BASE
 
     def extents(self, number: Int64s, generation: Int64s, field: NDArray[np.uint8]) -> Mapped:
@@ -80,7 +87,7 @@ class Mapper:
         there = np.arange(layout.EXTENTS_IN_INODE) < entries[:, None]
         flat = there & (depth == 0)[:, None]
         owner = np.nonzero(flat)[0]
-        self._runs_left += _RUNS_PER_INODE * len(number)
+        self._pieces_left += _PIECES_PER_INODE * len(number)
         parts = [self._leaves(number, owner, table[flat])]
         for row in np.flatnonzero(depth > 0).tolist():
             root = table[row][: int(entries[row])].view(layout.EXTENT_INDEX)
@@ -104,17 +111,22 @@ class Mapper:
                 int(number[owner[row]]),
                 f"its extent of {count[row]} blocks at {start[row]} for block {logical[row]} cannot be",
             )
-        return Mapped(owner, logical, start, count, unwritten)
+        runs = Mapped(owner, logical, start, count, unwritten)
+        self._count(number, runs.owner_of_holes())
+        return runs
 
     def _below(self, inode: int, generation: int, root: NDArray[np.void], depth: int) -> NDArray[np.void]:
         """All leaf extents below the index entries of a root, in order."""
-        level = [root]
+        level, found = [root], 0
         for height in range(depth - 1, -1, -1):
             following = []
             for index in level:
                 block = index["ei_leaf_lo"].astype(np.int64) | index["ei_leaf_hi"].astype(np.int64) << 32
                 for place, logical in zip(block.tolist(), index["ei_block"].tolist(), strict=True):
                     following.append(self._node(inode, generation, place, logical, height))
+                    found += len(following[-1])
+                    if found > self._pieces_left:
+                        raise _too_many(inode)
             level = following
         if not level:
             return np.empty(0, dtype=layout.EXTENT)
@@ -191,12 +203,13 @@ class Mapper:
         one = np.ones(len(owner), dtype=np.int64)
         runs = _rejoined(Mapped(owner, logical, block, one, np.zeros(len(owner), dtype=np.bool_)))
         self._count(number, runs.owner)
+        self._count(number, runs.owner_of_holes())
         return runs
 
     def _count(self, number: Int64s, owner: Int64s) -> None:
-        self._runs_left -= len(owner)
-        if self._runs_left < 0:
-            raise _damaged(int(number[owner[-1]]), "this file and those before it are in too many pieces")
+        self._pieces_left -= len(owner)
+        if self._pieces_left < 0:
+            raise _too_many(int(number[owner[-1]]))
 
     def _read(self, inode: int, block: int) -> bytes:
         if not self._geometry.first_data_block <= block < self._geometry.blocks_count:
@@ -222,6 +235,10 @@ def _rejoined(runs: Mapped) -> Mapped:
     first = np.flatnonzero(np.concatenate(([True], breaks)))
     count = np.add.reduceat(runs.count, first)
     return Mapped(runs.owner[first], runs.logical[first], runs.start[first], count, runs.unwritten[first])
+
+
+def _too_many(inode: int) -> InconsistentVolume:
+    return _damaged(inode, "this file and those before it are in too many pieces")
 
 
 def _damaged(inode: int, problem: str) -> InconsistentVolume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import sha256
 from struct import Struct, unpack_from
 from sys import getsizeof
@@ -51,29 +52,33 @@ def contents_of(geometry: Geometry, inodes: Inodes) -> Contents:
     flags[inodes.flags[rows] & layout.ENCRYPT_FLAG != 0] |= np.uint8(ContentFlag.ENCRYPTED)
     inline = {int(row_of[row]): data for row, data in inodes.inline.items() if row_of[row] >= 0}
     flags[list(inline)] |= np.uint8(ContentFlag.INLINE)
-    block = geometry.bytes_per_block
-    runs = inodes.runs
-    owner, at = row_of[runs.owner], runs.logical * block
-    place, length, unwritten = runs.start * block, runs.count * block, runs.unwritten
+    runs, block = inodes.runs, geometry.bytes_per_block
+    owner, length = row_of[runs.owner], runs.count * block
+    end = runs.logical * block + length
     # Holes: before the first run of a file, between two, and from the last one to the end of the file.
-    end = at + length
-    is_first = np.concatenate(([True], owner[1:] != owner[:-1])) if len(owner) else np.empty(0, dtype=np.bool_)
-    before = np.where(is_first, 0, np.concatenate(([0], end[:-1]))[: len(end)])
+    gap = runs.logical * block
+    is_next = owner[1:] == owner[:-1]
+    gap[1:][is_next] -= end[:-1][is_next]
+    whole = -(-size // block) * block
+    whole[list(inline)] = 0
     reach = np.zeros(len(rows), dtype=np.int64)
-    np.maximum.at(reach, owner, end)
-    is_backed = np.ones(len(rows), dtype=np.bool_)
-    is_backed[list(inline)] = False
-    whole = np.where(is_backed, -(-size // block) * block, 0)
-    gap, tail = np.flatnonzero(at > before), np.flatnonzero(whole > reach)
-    owner = np.concatenate((owner, owner[gap], tail))
-    at = np.concatenate((at, before[gap], reach[tail]))
-    length = np.concatenate((length, (runs.logical * block - before)[gap], whole[tail] - reach[tail]))
-    holes = len(gap) + len(tail)
-    place = np.concatenate((place, np.full(holes, HOLE, dtype=np.int64)))
-    unwritten = np.concatenate((unwritten, np.zeros(holes, dtype=np.bool_)))
-    order = np.lexsort((at, owner))
-    first_run = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(owner, minlength=len(rows)), out=first_run[1:])
+    is_last = np.append(~is_next, True)[: len(owner)]
+    reach[owner[is_last]] = end[is_last]
+    tail = np.maximum(whole - reach, 0)
+    del end
+    counts = np.bincount(owner, minlength=len(rows)) + np.bincount(owner[gap > 0], minlength=len(rows)) + (tail > 0)
+    first_run = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts)))
+    tails_before = np.cumsum(tail > 0) - (tail > 0)
+    at = np.arange(len(owner)) + np.cumsum(gap > 0) + tails_before[owner]
+    total = int(first_run[-1])
+    run_offset, run_length = np.full(total, HOLE, dtype=np.int64), np.zeros(total, dtype=np.int64)
+    run_offset[at], run_length[at] = runs.start * block, length
+    run_length[at[gap > 0] - 1] = gap[gap > 0]
+    run_length[first_run[1:][tail > 0] - 1] = tail[tail > 0]
+    unwritten = None
+    if runs.unwritten.any():
+        unwritten = np.zeros(total, dtype=np.bool_)
+        unwritten[at] = runs.unwritten
     return Contents(
         record=inodes.number[rows],
         stream=[""] * len(rows),
@@ -81,10 +86,10 @@ def contents_of(geometry: Geometry, inodes: Inodes) -> Contents:
         valid_bytes=size,
         flags=flags,
         first_run=first_run,
-        run_offset=place[order],
-        run_length=length[order],
+        run_offset=run_offset,
+        run_length=run_length,
         inline_digest={row: sha256(data).digest() for row, data in inline.items()},
-        run_unwritten=unwritten[order] if unwritten.any() else None,
+        run_unwritten=unwritten,
     )
 
 
@@ -96,9 +101,7 @@ class _Tree:
         self._geometry = geometry
         self._inodes = inodes
         self._content = content
-        self._row_of = dict(zip(inodes.number.tolist(), range(len(inodes.number)), strict=True))
-        self._type = inodes.type.tolist()
-        self._has_links = (inodes.links > 0).tolist()
+        self._is_directory = (inodes.type == layout.DIRECTORY).tolist()
         self._first_run = np.searchsorted(inodes.runs.owner, np.arange(len(inodes.number) + 1))
         self._paths: list[str] = []
         self._rows: list[int] = []
@@ -112,12 +115,17 @@ class _Tree:
         mine = inodes.type[runs.owner] == layout.DIRECTORY
         if (place := first_overlap(runs.start[mine], runs.count[mine])) is not None:
             raise InconsistentVolume("directories", f"two of them claim block {place}")
-        root = self._row_of.get(layout.ROOT_INODE)
-        if root is None or self._type[root] != layout.DIRECTORY:
+        root = self._row_of(layout.ROOT_INODE)
+        if root is None or not self._is_directory[root]:
             raise InconsistentVolume(f"inode {layout.ROOT_INODE}", "it is not the root directory")
+        self._root: int = root
+
+    def _row_of(self, inode: int) -> int | None:
+        row = int(np.searchsorted(self._inodes.number, inode))
+        return row if row < len(self._inodes.number) and self._inodes.number[row] == inode else None
 
     def entries(self) -> Entries:
-        root = self._row_of[layout.ROOT_INODE]
+        root = self._root
         self._take("/", root)
         reached = np.zeros(len(self._inodes.number), dtype=np.bool_)
         reached[root] = True
@@ -129,7 +137,7 @@ class _Tree:
                 for name, below in self._names(row):
                     path = before + name
                     self._take(path, below)
-                    if self._type[below] == layout.DIRECTORY:
+                    if self._is_directory[below]:
                         if reached[below]:
                             raise self._problem(below, f"the directory is reached again as {path!r}")
                         following.append((below, path + "/"))
@@ -149,21 +157,35 @@ class _Tree:
     def _names(self, row: int) -> list[tuple[str, int]]:
         """The names in a directory but ``.`` and ``..``, and the rows of their inodes."""
         number = int(self._inodes.number[row])
-        names: list[tuple[str, int]] = []
+        shown: list[str] = []
+        targets: list[int] = []
         for data, offset, is_block in self._blocks(row):
-            names += self._parse(number, data, offset, is_block)
+            self._parse(number, data, offset, is_block, shown, targets)
+        names = list(zip(shown, self._rows_of(number, shown, targets), strict=True))
         if len({name for name, _ in names}) != len(names):
             names = _unique(names)
         return names
 
-    def _blocks(self, row: int) -> list[tuple[bytes, int, bool]]:
+    def _rows_of(self, number: int, shown: list[str], targets: list[int]) -> list[int]:
+        """Of the inodes that the names in a directory lead to."""
+        target, known = np.array(targets, dtype=np.int64), self._inodes.number
+        rows = np.minimum(np.searchsorted(known, target), len(known) - 1)
+        wrong = np.flatnonzero((known[rows] != target) | (self._inodes.links[rows] == 0))
+        if len(wrong):
+            inode, largest = targets[wrong[0]], self._geometry.inodes_count
+            what = f"inode {inode}, which is free" if inode <= largest else f"inode {inode} of {largest}"
+            raise InconsistentVolume(f"directory, inode {number}", f"{shown[wrong[0]]!a} names {what}")
+        return rows.tolist()  # type: ignore[no-any-return]
+
+    def _blocks(self, row: int) -> Iterator[tuple[bytes, int, bool]]:
         """Stretches of a directory, where entries begin in each, and whether it is a block."""
         if row in self._inodes.inline:
             data = self._inodes.inline[row]
             field = layout.BLOCK_FIELD_BYTES
-            return [(data[:field], 4, False), (data[field:], 0, False)]
+            yield data[:field], 4, False
+            yield data[field:], 0, False
+            return
         block, runs = self._geometry.bytes_per_block, self._inodes.runs
-        blocks = []
         size = int(self._inodes.size_bytes[row])
         number = int(self._inodes.number[row])
         seed = inode_seed(self._geometry, number, int(self._inodes.generation[row]))
@@ -178,15 +200,14 @@ class _Tree:
                     piece = data[at : at + block]
                     if self._geometry.has_checksums:
                         _check_block(number, seed, piece, is_first=int(runs.logical[n]) + done == 0 and at == 0)
-                    blocks.append((piece, 0, True))
-        return blocks
+                    yield piece, 0, True
 
-    def _parse(self, number: int, data: bytes, at: int, is_block: bool) -> list[tuple[str, int]]:
-        names: list[tuple[str, int]] = []
-        end, row_of, largest = len(data), self._row_of, self._geometry.inodes_count
+    def _parse(self, number: int, data: bytes, at: int, is_block: bool, shown: list[str], targets: list[int]) -> None:
+        """Add the names in a piece of a directory, and the numbers of their inodes."""
+        end = len(data)
         while at + _HEAD.size <= end:
             inode, length, name_length, _ = _HEAD.unpack_from(data, at)
-            if length in (0, 0xFFFF) and end == layout.LARGEST_BLOCK:
+            if length == 0xFFFF and end == layout.LARGEST_BLOCK:
                 length = end
             following = at + length
             if length < _HEAD.size + name_length or length & 3 or following > end:
@@ -194,19 +215,16 @@ class _Tree:
             if inode:
                 raw = data[at + _HEAD.size : at + _HEAD.size + name_length]
                 if raw not in (b".", b".."):
-                    row = row_of.get(inode)
-                    if not name_length or row is None or not self._has_links[row]:
-                        shown = raw.decode("utf-8", "replace")
-                        what = f"inode {inode}, which is free" if inode <= largest else f"inode {inode} of {largest}"
-                        raise InconsistentVolume(f"directory, inode {number}", f"{shown!r} names {what}")
+                    if not raw:
+                        raise InconsistentVolume(f"directory, inode {number}", "one of its names is empty")
                     name = raw.decode("utf-8", "surrogateescape")
                     if b"/" in raw or b"\0" in raw:
                         name = name.translate(_SAFE)
-                    names.append((name, row))
+                    shown.append(name)
+                    targets.append(inode)
             at = following
         if is_block and at != end:
             raise InconsistentVolume(f"directory, inode {number}", "its entries do not fill a block")
-        return names
 
     def _take_metadata(self) -> None:
         geometry = self._geometry
@@ -222,7 +240,7 @@ class _Tree:
         self._metadata_from = len(self._paths)
         taken = set(self._rows)
         for inode, path in known.items():
-            row = self._row_of.get(inode) if inode else None
+            row = self._row_of(inode) if inode else None
             if row is not None and row not in taken and self._inodes.size_bytes[row]:
                 self._take(self._unused(path), row)
                 taken.add(row)
