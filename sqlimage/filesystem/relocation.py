@@ -1,5 +1,5 @@
-"""A volume laid out anew: defragmented, smaller, larger, elsewhere on a disk. As data: what moves, and which bytes of the
-control information have to change for the file system to be right afterwards. Nothing here writes.
+"""A volume laid out anew: defragmented, smaller, larger, elsewhere on a disk. As data: what moves, and which bytes of
+the control information have to change for the file system to be right afterwards. Nothing here writes.
 
 Places are bytes from the start of the volume, as everywhere in this room; "old" is the volume as it is, "new" as it
 will be.
