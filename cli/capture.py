@@ -91,7 +91,7 @@ def command(
         print_json(report)
         return
     for volume in report.volumes:
-        taken = f"{volume.names} names" if volume.captured_as == "files" else "raw"
+        taken = f"{volume.names} names" if volume.captured_as == "files" else volume.captured_as
         print(f"volume {volume.number}: {volume.file_system or 'unknown'} {volume.label or ''}".rstrip() + f", {taken}")
         if volume.left_out:
             print(f"  left out {', '.join(volume.left_out)} ({format_size(volume.left_out_bytes)})")

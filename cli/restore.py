@@ -22,6 +22,9 @@ def command(
         str | None,
         typer.Option("--format", metavar="NAME", help="The format of a new file; else by its name: .qcow2, .vhdx, ..."),
     ] = None,
+    volume: Annotated[
+        int | None, typer.Option(metavar="N", help="Restore only this volume of the medium.", min=0)
+    ] = None,
     partition: Annotated[int | None, typer.Option(help="Write into this partition of DEST.", min=1)] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a destination that is not empty.")] = False,
     wipe: Annotated[bool, typer.Option("--wipe", help="Zero the free clusters of a device or partition too.")] = False,
@@ -35,6 +38,7 @@ def command(
         report = sqlimage.restore(
             version,
             destination,
+            volume=volume,
             destination_format=format_,
             partition=partition,
             force=force,

@@ -47,6 +47,7 @@ class RestoreReport:
     uuid: str
     destination: str
     medium_bytes: int
+    """Of what was restored: the medium, or one volume of it."""
     written_bytes: int
     zeroed_bytes: int
     chunks_verified: int
@@ -56,10 +57,42 @@ class RestoreReport:
     """Zeros behind the medium, where the format holds whole sectors only."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What of a medium is restored: all of it, or one volume. ``clusters`` are whole ones; the last may be cut."""
+
+    start_cluster: int
+    clusters: int
+    length_bytes: int
+
+    @classmethod
+    def of(cls, version: Version, volume: int | None) -> _Part:
+        control = version.control
+        if volume is None:
+            return cls(0, control.total_clusters, control.medium_bytes)
+        row = version.volume(volume)
+        return cls(row.offset_clusters, row.length_clusters, row.length_bytes)
+
+    def cut(self, table: MapTable, unit: int) -> MapTable:
+        """The records of the part, their places counted from its first cluster."""
+        low = np.maximum(table.start, self.start_cluster)
+        high = np.minimum(table.end, self.start_cluster + self.clusters - 1)
+        keep = high >= low
+        offset = table.data_offset + np.where(table.data > 0, (low - table.start) * unit, 0)
+        return MapTable(
+            (low - self.start_cluster)[keep], (high - self.start_cluster)[keep], table.data[keep], offset[keep]
+        )
+
+    def of_runs(self, runs: Runs) -> Runs:
+        """What of some clusters of the medium lies in the part, counted from its first one."""
+        return runs.clip(self.start_cluster, self.start_cluster + self.clusters).shift(-self.start_cluster)
+
+
 def restore(
     version: Version,
     destination: str | os.PathLike[str],
     *,
+    volume: int | None = None,
     destination_format: str | None = None,
     partition: int | None = None,
     force: bool = False,
@@ -67,7 +100,7 @@ def restore(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> RestoreReport:
-    """Write a version to a new file, an existing file or device, or one partition of either.
+    """Write a version, or one ``volume`` of it, to a new file, an existing file or device, or one partition of either.
 
     A new file appears whole and synced under its name or not at all; so does one that replaces a file (``force``). It
     is a raw disk, or a container in the format (``vhdx``, ...) that ``destination_format`` names, else the end of its
@@ -77,6 +110,7 @@ def restore(
     use, or not empty (unless ``force``); :class:`~sqlimage.errors.DamagedError` where a chunk fails its digest.
     """
     path = os.path.realpath(destination)
+    part = _Part.of(version, volume)
     if path == os.path.realpath(version.image.path):
         raise RefusedError(f"{path}: is the image itself")
     lineage = resolve(version.image.database, version.control, version.image.search)
@@ -92,7 +126,7 @@ def restore(
         what = "a partition" if partition is not None else "a device"
         raise RefusedError(f"{path}: {what} holds no {kind.name} file", hint="restore to a new file, or as `raw`")
     if partition is None and not is_device:
-        return _to_new_file(version, path, kind, force, threads, progress)
+        return _to_new_file(version, part, path, kind, force, threads, progress)
     device = WritableFileDevice(path)
     try:
         target_device: WritableDevice = device
@@ -100,8 +134,8 @@ def restore(
             window = partition_window(device, partition)
             assert isinstance(window, WritableDevice)
             target_device = window
-        _check_room(version, path, target_device, force)
-        report = _Restore(version, path, target_device, fresh=False, wipe=wipe).run(threads, progress)
+        _check_room(part, path, target_device, force)
+        report = _Restore(version, part, path, target_device, fresh=False, wipe=wipe).run(threads, progress)
         target_device.flush()
         return report
     finally:
@@ -109,19 +143,25 @@ def restore(
 
 
 def _to_new_file(
-    version: Version, path: str, kind: Format | None, force: bool, threads: int | None, progress: Progress | None
+    version: Version,
+    part: _Part,
+    path: str,
+    kind: Format | None,
+    force: bool,
+    threads: int | None,
+    progress: Progress | None,
 ) -> RestoreReport:
     """A file that gets its name when everything in it was verified and synced: sparse, or a container."""
     is_empty_file = os.path.isfile(path) and os.path.getsize(path) == 0
     if os.path.lexists(path) and not (force or is_empty_file or os.path.isdir(path)):
         raise RefusedError(f"{path}: exists and is not empty", hint="use --force to replace it")
     with NamelessFile(path, replace=force or is_empty_file) as file:
-        size = version.control.medium_bytes
+        size = part.length_bytes
         target = WritableFileDevice(file.path, name=path) if kind is None else create(file, kind, size)
         try:
             if isinstance(target, WritableFileDevice):
                 target.resize(size)
-            job = _Restore(version, path, target, fresh=True, wipe=False, start_writeback=file.start_writeback)
+            job = _Restore(version, part, path, target, fresh=True, wipe=False, start_writeback=file.start_writeback)
             report = job.run(threads, progress)
             if isinstance(target, WritableForeignDevice):
                 target.finish()
@@ -139,6 +179,7 @@ class _Restore:
     def __init__(
         self,
         version: Version,
+        part: _Part,
         path: str,
         target: WritableDevice,
         *,
@@ -147,6 +188,7 @@ class _Restore:
         start_writeback: Callable[[], None] | None = None,
     ) -> None:
         self._version = version
+        self._part = part
         self._path = path
         self._target = target
         self._fresh = fresh
@@ -162,7 +204,7 @@ class _Restore:
         zeroed = 0
         pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="restore")
         window: deque[Future[tuple[int, int]]] = deque()
-        total = min(self._version.allocated().total * self._unit, control.medium_bytes)
+        total = min(self._part.of_runs(self._version.allocated()).total * self._unit, self._part.length_bytes)
 
         def take_oldest() -> None:
             written, chunks = window.popleft().result()
@@ -178,7 +220,8 @@ class _Restore:
 
         try:
             mapped = Runs.empty()
-            for table in effective.pages(self._lineage, self._connections):
+            for page in effective.pages(self._lineage, self._connections):
+                table = self._part.cut(page, self._unit)
                 backed = table.data > 0
                 mapped = mapped.union(Runs.from_arrays(table.start[backed], (table.end - table.start + 1)[backed]))
                 for batch in _batches(table, backed, self._unit):
@@ -199,7 +242,7 @@ class _Restore:
             control.version,
             control.uuid,
             self._path,
-            control.medium_bytes,
+            self._part.length_bytes,
             self._written,
             zeroed,
             self._chunks,
@@ -207,7 +250,7 @@ class _Restore:
 
     def _write(self, batch: MapTable) -> tuple[int, int]:
         """Decode the chunks of a batch and write each to its places; bytes written and chunks verified."""
-        size, unit = self._version.control.medium_bytes, self._unit
+        size, unit = self._part.length_bytes, self._unit
         written = chunks = 0
         number, content = 0, memoryview(b"")
         rows = zip(
@@ -229,13 +272,13 @@ class _Restore:
 
     def _zero(self, mapped: Runs) -> int:
         """Zero what reads as zeros but may hold something else: allocated clusters, or with ``wipe`` all of them."""
-        control = self._version.control
-        whole = Runs.of([(0, control.total_clusters)])
+        part = self._part
+        whole = Runs.of([(0, part.clusters)])
         zeroed = 0
         for start, length in (
-            (whole if self._wipe else self._version.allocated()).subtract(mapped).clip(0, control.total_clusters)
+            (whole if self._wipe else part.of_runs(self._version.allocated())).subtract(mapped).clip(0, part.clusters)
         ):
-            length_bytes = min(length * self._unit, control.medium_bytes - start * self._unit)
+            length_bytes = min(length * self._unit, part.length_bytes - start * self._unit)
             self._target.zero(start * self._unit, length_bytes)
             zeroed += length_bytes
         return zeroed
@@ -256,8 +299,8 @@ def _batches(table: MapTable, backed: np.ndarray[tuple[int], np.dtype[np.bool_]]
         yield MapTable(table.start[part], table.end[part], table.data[part], table.data_offset[part])
 
 
-def _check_room(version: Version, path: str, target: WritableDevice, force: bool) -> None:
-    needed = version.control.medium_bytes
+def _check_room(part: _Part, path: str, target: WritableDevice, force: bool) -> None:
+    needed = part.length_bytes
     if target.size_bytes < needed:
         raise RefusedError(
             f"{path}: has {format_size(target.size_bytes)} ({target.size_bytes} bytes), the image needs "
