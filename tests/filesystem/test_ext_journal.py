@@ -16,7 +16,7 @@ from tests.conftest import run
 from tests.images import noise
 from tests.make.ext import commit, crash, fill, in_memory, make_volume, mounted, needs_mount, recovered, settle, work
 from tests.make.ext_journal import Transaction, blocks_of, differing, journal_dump, write_journal
-from tests.make.ext_oracle import allocated_by_dumpe2fs, seen_by_kernel, seen_by_us, told_by_dumpe2fs
+from tests.make.ext_oracle import allocated_by_dumpe2fs, keep_only, seen_by_kernel, seen_by_us, told_by_dumpe2fs
 
 pytestmark = needs_mount
 MAGIC = bytes.fromhex("c03b3998")
@@ -62,12 +62,13 @@ def test_a_volume_cut_off_in_use_is_seen_as_after_its_recovery(case: str, seed: 
             crash(root)
             with suppress(OSError):
                 os.close(held)
-        after = recovered(image, place / "after.img")
+        device = FileDevice(image)
+        volume = ExtVolume(device)
+        kept = keep_only(image, volume, place / "kept.img")
+        after = recovered(kept, place / "after.img")
         with mounted(after, "ro") as root:
             wanted = seen_by_kernel(root)
         assert seed == 2 or b"/last" in wanted
-        device = FileDevice(image)
-        volume = ExtVolume(device)
         assert volume.facts.dirty
         assert any("needs recovery" in note for note in volume.facts.notes)
         assert seen_by_us(volume) == wanted
