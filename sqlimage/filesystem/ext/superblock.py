@@ -261,9 +261,8 @@ def validate(raw: bytes, device_bytes: int, group: int) -> Geometry:
     if not is_bigalloc:
         clusters = per_group
     # A bitmap of one block has a bit for each cluster.
-    check(
-        clusters % 8 == 0 and 8 <= clusters <= 8 * block, "s_clusters_per_group", f"a multiple of 8 up to {8 * block}"
-    )
+    name = "s_clusters_per_group" if is_bigalloc else "s_blocks_per_group"
+    check(clusters % 8 == 0 and 8 <= clusters <= 8 * block, name, f"a multiple of 8 up to {8 * block}")
     allowed = f"at least {layout.LEAST_BLOCKS_PER_GROUP}, and s_clusters_per_group clusters"
     check(
         per_group >= layout.LEAST_BLOCKS_PER_GROUP and per_group == clusters << ratio_log, "s_blocks_per_group", allowed

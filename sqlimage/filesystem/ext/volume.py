@@ -12,7 +12,7 @@ from sqlimage.device import BlockDevice
 from sqlimage.errors import InconsistentVolume, NotFoundError
 from sqlimage.extent import Runs
 from sqlimage.filesystem.content import Content, ContentRuns, InlineContent, RunContent
-from sqlimage.filesystem.contract import HOLE, Scan, VolumeFacts
+from sqlimage.filesystem.contract import HOLE, ContentFlag, Contents, Scan, VolumeFacts
 from sqlimage.filesystem.ext import layout
 from sqlimage.filesystem.ext.groups import Groups, allocated_blocks, read_groups
 from sqlimage.filesystem.ext.inode import read_all, read_one
@@ -80,7 +80,10 @@ class ExtVolume:
         """Every name and every content; files that no directory names are listed below ``/$OrphanFiles``."""
         inodes = read_all(self._device, self._geometry, self._groups)
         check_attribute_blocks(self._device, self._geometry, inodes)
-        return scan(self._device, self._geometry, inodes)
+        found = scan(self._device, self._geometry, inodes)
+        if (recovery := self._journal.recovery) is not None:
+            self._mark_pending(found.contents, recovery)
+        return found
 
     def open(self, record: int, stream: str = "") -> Content:
         """The bytes of an inode: a file's, a directory's, a symbolic link's target.
@@ -101,6 +104,15 @@ class ExtVolume:
         runs = ContentRuns(contents.run_place().tolist(), place.tolist(), contents.run_length.tolist())
         size = int(found.size_bytes[0])
         return RunContent(self._device, runs, size, size)
+
+    def _mark_pending(self, contents: Contents, recovery: Recovery) -> None:
+        """A content of which the journal holds blocks does not lie in its runs as it reads; it is told as compressed,
+        so that nobody takes its digest from there."""
+        size = self._geometry.bytes_per_block
+        pending = np.array(sorted(recovery.places), dtype=np.int64) * size
+        end = contents.run_offset + contents.run_length
+        held = np.searchsorted(pending, contents.run_offset) < np.searchsorted(pending, end)
+        contents.flags[contents.run_owner()[held & (contents.run_offset != HOLE)]] |= np.uint8(ContentFlag.COMPRESSED)
 
     @cached_property
     def _geometry(self) -> Geometry:
