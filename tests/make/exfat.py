@@ -143,6 +143,10 @@ def file_set(
     return sealed(head + stream + names + extra)
 
 
+def directory(name: str, cluster: int, size: int = 512, flags: int = CONTIGUOUS) -> bytes:
+    return file_set(name, cluster, size, attributes=DIRECTORY, flags=flags)
+
+
 def table_entry(kind: int, cluster: int, size: int, *, flags: int = 0, checksum: int = 0) -> bytes:
     """An Allocation Bitmap (0x81) or Up-case Table (0x82) directory entry."""
     return struct.pack("<BB2xI12xIQ", kind, flags, checksum, cluster, size)
