@@ -17,9 +17,11 @@ from sqlimage.media.foreign.formats import Format
 from sqlimage.media.foreign.found import corrupt, head
 from sqlimage.units import SECTOR_BYTES
 
-_MOST_TABLES = 1 << 20
-"""Files with more of them, of tiny clusters, are not checked."""
-_MOST_TABLE_BYTES = 1 << 30
+_MOST_TABLES = 1 << 18
+_MOST_TABLES_BYTES = 1 << 30
+"""More of them take too long to read, and are not: that is 8 TiB of data where the format's defaults are kept."""
+_MOST_TABLE_BYTES = 128 << 20
+"""In one table."""
 
 Numbers = NDArray[np.uint64]
 
@@ -39,7 +41,7 @@ def reach_of_qcow(file: FileDevice) -> int:
     size = int.from_bytes(start[layout.QCOW_SIZE :][:8], "big")
     l1_entries = -(-size >> (cluster_bits + l2_bits))
     l1, reach = _table(file, int.from_bytes(start[layout.QCOW_L1_TABLE_OFFSET :][:8], "big"), l1_entries, ">u8")
-    for offset in _offsets(l1):
+    for offset in _offsets(l1, 8 << l2_bits):
         entry, end = _table(file, offset, 1 << l2_bits, ">u8")
         is_compressed = entry >> np.uint64(63) == 1
         plain = entry[~is_compressed & (entry != 0)]
@@ -64,7 +66,7 @@ def reach_of_qcow2(file: FileDevice) -> int:
     l1, reach = _table(file, int.from_bytes(start[layout.QCOW_L1_TABLE_OFFSET :][:8], "big"), l1_entries, ">u8")
     tail = -int.from_bytes(start[layout.QCOW_SIZE :][:8], "big") % cluster
     size_bits = cluster_bits - 8
-    for offset in _offsets(l1 & np.uint64(layout.QCOW2_OFFSET_MASK)):
+    for offset in _offsets(l1 & np.uint64(layout.QCOW2_OFFSET_MASK), cluster):
         table, end = _table(file, offset, cluster // 8, ">u8")
         entry = table[::words]
         is_compressed = entry & np.uint64(layout.QCOW2_COMPRESSED) != 0
@@ -116,7 +118,7 @@ def reach_of_vmdk(file: FileDevice) -> int:
         return 0
     tables, reach = _table(file, directory * SECTOR_BYTES, -(-capacity // (in_table * grain)), "<u4")
     tail = -capacity % grain
-    for sector in _offsets(tables):
+    for sector in _offsets(tables, 4 * in_table):
         number, end = _table(file, sector * SECTOR_BYTES, in_table, "<u4")
         reach = max(reach, end, _last(number[number > 1] * np.uint64(SECTOR_BYTES), (grain - tail) * SECTOR_BYTES))
     return reach
@@ -132,10 +134,10 @@ def _table(file: FileDevice, offset: int, entries: int, kind: str) -> tuple[Numb
     return numbers, offset + entries * width
 
 
-def _offsets(table: Numbers) -> list[int]:
-    """The places of other tables, each once, 0 being none."""
-    places: list[int] = np.unique(table[table != 0]).tolist()
-    return places if len(places) <= _MOST_TABLES else []
+def _offsets(table: Numbers, length: int) -> list[int]:
+    """The places of other tables of this length, each once, 0 being none."""
+    places = np.unique(table[table != 0])
+    return [int(place) for place in places] if len(places) <= min(_MOST_TABLES, _MOST_TABLES_BYTES // length) else []
 
 
 def _last(places: Numbers, length: int) -> int:
