@@ -164,7 +164,14 @@ def test_files_are_found_by_a_backup(options: str) -> None:
         device.close()
 
 
-@pytest.mark.parametrize("features", ["metadata_csum", "^metadata_csum,uninit_bg", "^metadata_csum"])
+@pytest.mark.parametrize(
+    "features",
+    [
+        "metadata_csum",
+        pytest.param("^metadata_csum,uninit_bg", marks=pytest.mark.slow),
+        pytest.param("^metadata_csum", marks=pytest.mark.slow),
+    ],
+)
 def test_where_the_descriptors_are_gone_too_those_of_a_backup_tell_the_places(features: str) -> None:
     with in_memory() as place:
         image = make_volume(place / "v.img", 40 * MIB, "-t", "ext4", "-b", "1024", "-O", features)

@@ -156,7 +156,7 @@ def test_the_checksums_made_right_here_are_those_of_the_file_system(pristine: Pr
 
 
 def test_no_change_to_a_volume_breaks_a_promise(pristine: Pristine, request: pytest.FixtureRequest) -> None:
-    rounds = int(os.environ.get("SQLIMAGE_FUZZ_ROUNDS", "60"))
+    rounds = int(os.environ.get("SQLIMAGE_FUZZ_ROUNDS", "40"))
     name = request.node.callspec.params["pristine"]
     assert mutate_and_check(pristine, rounds, name) > rounds // 10
 

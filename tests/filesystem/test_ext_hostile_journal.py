@@ -14,7 +14,7 @@ from sqlimage.filesystem.ext import ExtVolume
 from sqlimage.media.file import FileDevice
 from sqlimage.units import GIB
 from tests.make.ext import in_memory
-from tests.make.ext_bare import BLOCK, FILE, FILE_MODE, ROOT, Bare, cost_of, extent, extents, index, node
+from tests.make.ext_bare import BLOCK, FILE, FILE_MODE, ROOT, Bare, cost_apart, extent, extents, index, node
 
 MAGIC = 0xC03B3998
 JOURNAL = 8
@@ -104,7 +104,7 @@ def test_long_logs_are_followed_in_seconds(place: Path, body: str, blocks: int) 
         else:
             log.add(COMMIT)
     log.add(COMMIT)
-    cost = cost_of(log.made.path)
+    cost = cost_apart(log.made.path)
     assert cost.seconds < 10 and cost.memory_bytes < GIB
     assert not cost.problem
     volume = log.volume()

@@ -22,7 +22,7 @@ from sqlimage.media.file import FileDevice
 from sqlimage.media.window import Window
 from tests.conftest import images_directory, run
 from tests.make.ext import mounted, needs_mount, recovered
-from tests.make.ext_oracle import allocated_by_dumpe2fs, seen_by_kernel, seen_by_us
+from tests.make.ext_oracle import allocated_by_dumpe2fs, checked, keep_only, seen_by_kernel, seen_by_us
 
 IMAGES = images_directory()
 REFUSED = {
@@ -113,6 +113,15 @@ def test_every_file_and_every_block_is_found(image: Image) -> None:
         elif told["alloc_clusters"] and not any("damaged" in note for note in volume.facts.notes):
             assert allocated.total == told["alloc_clusters"] * told["cluster_size"]
         assert volume.facts.may_share == ("shared_blocks" in told.get("features", ""))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image", rows("valid", "quirky"), indirect=True)
+def test_what_is_kept_is_enough_for_e2fsck(image: Image, tmp_path: Path) -> None:
+    if image.path in REFUSED or not image.path.startswith("ext/"):
+        return
+    kept = keep_only(image.file, ExtVolume(image.device), tmp_path / "kept")
+    assert checked(kept) == checked(image.file)
 
 
 @needs_mount

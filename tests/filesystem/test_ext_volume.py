@@ -103,6 +103,12 @@ SHAPES = [
     Shape("much at once", features="bigalloc,inline_data,metadata_csum_seed,orphan_file,ea_inode,large_dir"),
     Shape("data=journal", mount="data=journal"),
 ]
+RARE = {
+    *("ext2, blocks of 4 KiB", "ext4, blocks of 2 KiB", "32 bits", "uninit_bg, 32 bits", "nothing left uninitialised"),
+    *("flex groups of 4", "metadata packed at the front", "large_dir", "encrypt", "room to grow", "stable_inodes"),
+    *("verity", "few inodes", "journal in the middle", "no resize_inode", "inodes of 1 KiB", "meta_bg"),
+}
+"""What is left to the slow run: each differs little from another one."""
 
 
 @dataclass
@@ -120,7 +126,12 @@ class Filled:
         return self.volume.scan()
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: shape.name)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(shape, id=shape.name, marks=pytest.mark.slow if shape.name in RARE else ()) for shape in SHAPES
+    ],
+)
 def filled(request: pytest.FixtureRequest) -> Iterator[Filled]:
     shape = request.param
     with in_memory() as place:

@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
+
+from sqlimage.errors import InconsistentVolume
+from sqlimage.filesystem.ext import ExtVolume
+from sqlimage.media.file import FileDevice
+from tests.conftest import CHECKOUT
 
 BLOCK = 4096
 EXTENTS_FLAG = 0x80000
 DIRECTORY_MODE, FILE_MODE = 0o040755, 0o100644
 ROOT, FILE = 2, 12
-_MEASURE = """
-import json, resource, sys, time
-from sqlimage.errors import InconsistentVolume
-from sqlimage.filesystem.ext import ExtVolume
-from sqlimage.media.file import FileDevice
-
-device = FileDevice(sys.argv[1])
-seconds, problem, told = 0.0, "", []
-for method in ("facts", "allocated", "scan"):
-    started = time.monotonic()
-    try:
-        volume = ExtVolume(device)
-        answer = getattr(volume, method)
-        if method == "allocated":
-            told.append(answer().total)
-        elif method == "scan":
-            scan = answer()
-            told += [len(scan.entries), len(scan.contents.run_offset)]
-    except InconsistentVolume as error:
-        problem = str(error)
-    seconds = max(seconds, time.monotonic() - started)
-print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, problem, told]))
-"""
 
 
 class Cost(NamedTuple):
@@ -49,8 +33,35 @@ class Cost(NamedTuple):
 
 
 def cost_of(image: Path) -> Cost:
-    """What a volume costs to read in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", _MEASURE, image], capture_output=True, check=False, timeout=120)
+    """What a volume costs to read: seconds of the slowest method, and the memory of this process."""
+    seconds, problem = 0.0, ""
+    told: list[int] = []
+    device = FileDevice(image)
+    for read in (
+        lambda volume: [volume.facts.size_bytes],
+        lambda volume: [volume.allocated().total],
+        _counts,
+    ):
+        started = time.monotonic()
+        try:
+            told += read(ExtVolume(device))
+        except InconsistentVolume as error:
+            problem = str(error)
+        seconds = max(seconds, time.monotonic() - started)
+    device.close()
+    return Cost(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, problem, told[1:])
+
+
+def _counts(volume: ExtVolume) -> list[int]:
+    scan = volume.scan()
+    return [len(scan.entries), len(scan.contents.run_offset)]
+
+
+def cost_apart(image: Path) -> Cost:
+    """The same, in a process of its own, whose memory is its own."""
+    code = "import sys, json; from tests.make.ext_bare import cost_of; print(json.dumps(cost_of(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(image)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=120, cwd=CHECKOUT)
     assert done.returncode == 0, done.stderr[-2000:]
     return Cost(*json.loads(done.stdout))
 
