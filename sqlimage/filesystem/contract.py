@@ -20,6 +20,10 @@ HOLE = -1
 """In ``Contents.run_offset``: the run is not backed by clusters and reads as zeros."""
 
 
+WITH_MODES = frozenset({"ext2", "ext3", "ext4", "iso9660"})
+"""File systems whose symbolic links hold a target, and whose ``Entries.attributes`` are modes, or 0."""
+
+
 class EntryKind(IntEnum):
     FILE = 1
     DIRECTORY = 2

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlimage.errors import DeviceError, FormatError, InconsistentVolume, NotFoundError, RefusedError, SqlimageError
-from sqlimage.filesystem.contract import FileSystem, read_all
+from sqlimage.filesystem.contract import WITH_MODES, FileSystem, read_all
 from sqlimage.image.image import Version, open_row
 from sqlimage.streams.files import FileRow
 
 _ZERO_BLOCK = bytes(1 << 20)
 _MOST_NAME_BYTES = 255
 _MOST_TARGET_BYTES = 4095
-_WITH_POSIX_NAMES = frozenset({"ext2", "ext3", "ext4", "iso9660"})
-"""File systems whose symbolic links hold a target, and whose ``attributes`` are a mode."""
 _LARGEST_FILE = 4 << 40
 """A sparse file can claim any size; writing out the holes of a larger one would take hours."""
 
@@ -47,8 +45,8 @@ def extract(
     A directory becomes the directory ``destination``; ``/`` takes everything. Alternate streams become files named
     ``file:stream``. Symbolic links of ext and ISO 9660 are made, when all else is there, so that nothing is written
     through one, with the target that the image has. A link of NTFS comes out as a plain file with the bytes its own
-    record holds (mostly none). Permission bits are kept, but no set-user-ID and the like. A file that is damaged is told
-    and left out, the others come. Metadata files are left out; names that would lead elsewhere are changed and told.
+    record holds (mostly none). Permission bits are kept, set-user-ID and the like are not. A damaged file is told and
+    left out, the others come. Metadata files are left out; names that would lead elsewhere are changed and told.
     Nothing is written outside ``destination``, and where the work cannot go on, what was written is removed. Raises
     :class:`~sqlimage.errors.SqlimageError` subclasses.
     """
@@ -102,7 +100,7 @@ def _extract_tree(
     cut = 0 if root.path == "/" else len(root.path)
     prefix = f"/{root.volume}{root.path}" if len(version.volumes()) > 1 else root.path
     with version.file_system(root.volume) as file_system, _directory(target) as top:
-        is_posix = file_system.facts.file_system in _WITH_POSIX_NAMES
+        is_posix = file_system.facts.file_system in WITH_MODES
         tree = _Tree(top, report)
         links: list[tuple[FileRow, str, str]] = []
         try:

@@ -25,6 +25,7 @@ from sqlimage.mount.tree import VolumeTree, serve_tree
 
 MEDIUM = "medium"
 """The name of the device that is the whole medium; all others are volumes on it."""
+_WITHOUT_OWNERS = ("ntfs", "fat", "exfat", "iso9660")
 _BUSY_WAIT_S = 10.0
 _LOOK_MS = 1000
 
@@ -161,7 +162,8 @@ class _Session:
             self._start_several()
 
     def _start_several(self) -> None:
-        """Every volume as a directory: by our readers where they know it, else mounted by a driver where one can."""
+        """Every volume as a directory: by our readers where nothing is lost by that, else mounted by a driver where one
+        can."""
         if self._request.writable or self._request.way:
             names = ", ".join(self._devices)
             raise UsageError(
@@ -175,11 +177,12 @@ class _Session:
             kind = file_system_kind(device)
             trees[shown] = None
             try:
-                if kind in ("ntfs", "fat"):
+                way = Way.READER if kind in _WITHOUT_OWNERS else choose(kind, writable=False)
+                if way is Way.READER:
                     trees[shown] = _tree(device, number)
-                    self._ways[name] = Way.READER
+                    self._ways[name] = way
                 else:
-                    others.append((shown, name, kind or "", choose(kind, writable=False)))
+                    others.append((shown, name, kind or "", way))
             except SqlimageError as problem:
                 self._on_problem(f"{name}: {problem}")
         self._add(serve_tree(trees, self.directory, on_problem=self._on_problem))

@@ -28,7 +28,8 @@ def file_system_kind(device: BlockDevice) -> str | None:
     except InconsistentVolume:
         found = None
     if found is not None:
-        return found.facts.file_system.rstrip("0123456789")
+        name = found.facts.file_system
+        return name.rstrip("0123456789") if name.startswith(("ext", "fat")) else name
     for offset, magic, kind in _MAGIC:
         if offset + len(magic) <= device.size_bytes and device.read(offset, len(magic)) == magic:
             return kind

@@ -55,7 +55,7 @@ _DRIVERS = {
                             needs_block_device=True),
 }  # fmt: skip
 _DRIVER_OF = {"ntfs": Way.NTFS_3G, "ext": Way.FUSE2FS, "exfat": Way.EXFAT_FUSE}
-_READ = ("ntfs", "fat")
+_READ = ("ntfs", "fat", "exfat", "iso9660", "ext")
 # kind: (the kernel's name, options read-only, with no replay of a journal, options writable). nouuid: a disk and its
 # image have the same UUID.
 _KERNEL = {

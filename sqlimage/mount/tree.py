@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlimage.errors import NotFoundError
-from sqlimage.filesystem.contract import Content, EntryKind, FileSystem
+from sqlimage.filesystem.contract import WITH_MODES, Content, EntryKind, FileSystem
 from sqlimage.mount.fuse import FuseServer, Problem, answering, to_stderr
 from sqlimage.mount.names import SYNTHETIC, Names
 from sqlimage.units import NO_TIME
@@ -57,7 +57,7 @@ class VolumeTree:
         if path in self.names.children:
             return {"st_mode": stat.S_IFDIR | 0o555, "st_nlink": 2, "st_ino": inode, **owner, **times}
         size = self._size_of(row)
-        mode = stat.S_IFLNK | 0o777 if self._is_link(row) else stat.S_IFREG | 0o444
+        mode = stat.S_IFLNK | 0o777 if self._is_link(row) else stat.S_IFREG | self._permissions(row)
         links = {"st_nlink": self.names.links[record], "st_ino": inode, "st_blocks": -(-size // 512)}
         return {"st_mode": mode, "st_size": size, **links, **owner, **times}
 
@@ -105,6 +105,11 @@ class VolumeTree:
     def _size_of(self, row: int) -> int:
         content = int(self._entries.content[row]) if row != SYNTHETIC else -1
         return int(self._size_bytes[content]) if content >= 0 else 0
+
+    def _permissions(self, row: int) -> int:
+        """What of a file may be done with it, but for writing."""
+        mode = int(self._entries.attributes[row]) & 0o555 if self.facts.file_system in WITH_MODES else 0
+        return mode or 0o444
 
     def _is_link(self, row: int) -> bool:
         """A link whose target is its content. NTFS keeps targets elsewhere: there a link shows as the file it is."""

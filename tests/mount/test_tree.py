@@ -18,6 +18,7 @@ from sqlimage.extent import Runs
 from sqlimage.filesystem.contract import Content, Contents, Entries, EntryKind, FileSystem, Scan, VolumeFacts
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.media.file import FileDevice
+from sqlimage.mount.signature import file_system_kind
 from sqlimage.mount.tree import VolumeTree, serve_tree
 from sqlimage.units import KIB, NO_TIME
 from tests.conftest import run
@@ -290,3 +291,28 @@ def test_more_files_are_read_side_by_side_than_are_kept_open(place: Place) -> No
         assert len(done.stdout) == 200 * 5000
         for number in range(200):
             assert (directory / str(number)).read_bytes() == noise(number, 5000)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "iso9660"])
+def test_links_and_permissions_of_volumes_that_have_them_are_shown(kind: str, tmp_path: Path) -> None:
+    tree, volume = tmp_path / "tree", tmp_path / "volume"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "bin" / "tool").write_bytes(b"tool")
+    (tree / "bin" / "tool").chmod(0o755)
+    (tree / "private").write_bytes(b"private")
+    (tree / "private").chmod(0o600)
+    (tree / "link").symlink_to("bin/tool")
+    if kind == "ext4":
+        with volume.open("wb") as file:
+            file.truncate(8 << 20)
+        subprocess.run(["mke2fs", "-q", "-t", kind, "-d", tree, volume], check=True)
+    else:
+        subprocess.run(["genisoimage", "-quiet", "-R", "-o", volume, tree], check=True)
+    file_system = open_file_system(FileDevice(volume))
+    assert file_system is not None
+    shown = VolumeTree(file_system)
+    assert shown.attributes("/bin/tool")["st_mode"] & 0o777 == 0o555
+    assert shown.read("/bin/tool", 0, 100) == b"tool"
+    assert shown.attributes("/private")["st_mode"] & 0o777 in (0o400, 0o444)
+    assert shown.link_target("/link") == "bin/tool"
+    assert file_system_kind(FileDevice(volume)) == ("ext" if kind == "ext4" else kind)
