@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from sqlimage.units import GIB, MIB
 from tests.images import noise
 from tests.make.ext import in_memory, make_volume, mounted, needs_mount
+from tests.make.ext_bare import cost_apart
 
 pytestmark = [needs_mount, pytest.mark.slow]
 DIRECTORIES, FILES_EACH = 2000, 100
-MEASURE = """
-import json, resource, sys, time
-from sqlimage.filesystem.ext import ExtVolume
-from sqlimage.media.file import FileDevice
-
-started = time.monotonic()
-volume = ExtVolume(FileDevice(sys.argv[1]))
-volume.facts
-allocated, scan = volume.allocated(), volume.scan()
-seconds = time.monotonic() - started
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-print(json.dumps([seconds, memory, len(scan.entries), len(scan.contents)]))
-"""
 
 
 @pytest.mark.parametrize(
@@ -48,9 +33,8 @@ def test_two_hundred_thousand_files_are_planned_in_five_seconds(options: str, ha
                     if has_attributes:
                         os.setxattr(fd, "user.own", f"{number} {n}".encode() + content[:300])
                     os.close(fd)
-        done = subprocess.run([sys.executable, "-c", MEASURE, image], capture_output=True, check=True)
-        seconds, memory, entries, contents = json.loads(done.stdout)
-        print(f"{options}: {seconds:.2f} s, {memory >> 20} MiB")
-        assert entries > DIRECTORIES * FILES_EACH < contents
-        assert seconds < 5
-        assert memory < 500 * MIB
+        cost = cost_apart(image)
+        print(f"{options}: {cost.seconds:.2f} s, {cost.memory_bytes >> 20} MiB")
+        assert cost.told[1] > DIRECTORIES * FILES_EACH
+        assert cost.seconds < 5
+        assert cost.memory_bytes < 500 * MIB
