@@ -14,7 +14,7 @@ import pytest
 
 from sqlimage.extent import Runs
 from sqlimage.filesystem.contract import HOLE, EntryKind
-from sqlimage.filesystem.ext import ExtVolume
+from sqlimage.filesystem.ext import ExtVolume, mapping
 from sqlimage.media.file import FileDevice
 from sqlimage.units import GIB, KIB, MIB, NO_TIME
 from tests.conftest import run
@@ -250,6 +250,20 @@ def test_volumes_that_mke2fs_fills_from_a_tree_are_read(options: str, tmp_path: 
     }
     assert ("/$UserQuota" in hidden) == ("quota" in options)
     assert ("/$ProjectQuota" in hidden) == ("project" in options)
+    device.close()
+
+
+@pytest.mark.parametrize("kind", ["ext3", "ext4"])
+def test_how_many_runs_are_told_grows_with_the_files(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapping, "_PIECES_BASE", 10)
+    (tmp_path / "tree").mkdir()
+    for n in range(500):
+        (tmp_path / "tree" / f"{n}").write_bytes(noise(n, 3000))
+    image = make_volume(tmp_path / "v.img", 16 * MIB, "-t", kind, "-b", "1024", "-d", tmp_path / "tree")
+    device = FileDevice(image)
+    assert len(ExtVolume(device).scan().entries) == 503
     device.close()
 
 

@@ -157,6 +157,7 @@ class Mapper:
 
     def block_maps(self, number: Int64s, field: NDArray[np.uint8]) -> Mapped:
         """The runs of inodes with block maps, likewise."""
+        self._pieces_left += _PIECES_PER_INODE * len(number)
         table = np.ascontiguousarray(field).view("<u4").astype(np.int64)
         direct = table[:, : layout.DIRECT_BLOCKS]
         owner, logical = np.nonzero(direct)
@@ -169,15 +170,18 @@ class Mapper:
             block = table[:, layout.DIRECT_BLOCKS + height - 1]
             own = np.flatnonzero(block)
             pending.append((own, np.full(len(own), first, dtype=np.int64), block[own]))
-            following = []
+            following, waiting = [], 0
             for owner, logical, block in pending:
                 for at in range(0, len(owner), step):
                     some = slice(at, at + step)
                     below = self._indirect(number, owner[some], logical[some], block[some], per_block ** (height - 1))
-                    if height > 1:
-                        following.append(below)
-                    else:
+                    if height == 1:
                         parts.append(self._merged(number, *below))
+                        continue
+                    following.append(below)
+                    waiting += len(below[0])
+                    if waiting > _EMPTY_BASE + 2 * self._pieces_left:
+                        raise _too_many(int(number[below[0][-1]]))
             pending = following
         return _rejoined(Mapped.joined(parts))
 
