@@ -113,6 +113,11 @@ class Contents:
         total = np.bincount(self.run_owner()[zero], weights=self.run_length[zero], minlength=len(self))
         return total.astype(np.int64)
 
+    def covered_bytes(self) -> Int64s:
+        """Of every content, how much of it its runs hold, holes among them."""
+        end = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(self.run_length)))
+        return end[self.first_run[1:]] - end[self.first_run[:-1]]
+
     def sharing(self) -> NDArray[np.bool_]:
         """Contents that lie, in part at least, where another one begins before them."""
         backed = np.flatnonzero(self.run_offset != HOLE)

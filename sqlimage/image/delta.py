@@ -189,6 +189,7 @@ class _Volume:
             (contents.size_bytes > 0)
             & (contents.flags & _UNREAD == 0)
             & (contents.zero_bytes() <= _MOST_DIGESTED_HOLE)
+            & (contents.covered_bytes() >= contents.size_bytes)
             & (np.bincount(run_owner, minlength=len(contents)) > 0)  # else it is nothing but holes
         )
         if self.source.facts is not None and self.source.facts.may_share:

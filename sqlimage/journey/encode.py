@@ -209,9 +209,10 @@ class Encoder:
             if size < len(content) and any_set(content[size:]):
                 name = digest(content)
             return name, item.clusters
-        if item.digested and size <= len(content):
-            hashed = hashlib.sha256(content[: item.valid_bytes])
-            hashed.update(bytes(size - item.valid_bytes))
+        if item.digested:
+            there = min(item.valid_bytes, len(content))  # behind that, and in a hole at the end, there are zeros
+            hashed = hashlib.sha256(content[:there])
+            hashed.update(bytes(size - there))
             result.digests.append((key, hashed.digest()))
         return digest(content), item.clusters
 

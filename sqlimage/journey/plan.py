@@ -165,7 +165,10 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeCo
         ((table.flags[rows] & (ContentFlag.COMPRESSED | ContentFlag.INDEX | ContentFlag.INLINE)) == 0)
         & (zero_bytes[rows] <= _MAX_DIGESTED_HOLE)
         & (table.size_bytes[rows] > 0)
+        & (table.covered_bytes()[rows] >= table.size_bytes[rows])
     )
+    if len(volume.left_out):  # nor does a page or swap file of which a part is taken get one
+        digested &= ~np.isin(rows, list(volume.paging_rows))
     stored = _matching(volume, store)
     named = np.flatnonzero(volume.scan.entries.content >= 0)
     name_of = np.full(len(table), -1, dtype=np.int64)
