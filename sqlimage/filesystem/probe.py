@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sqlimage.device import BlockDevice
+from sqlimage.errors import InconsistentVolume
 from sqlimage.filesystem.contract import FileSystem, Recognised
 from sqlimage.filesystem.exfat import ExfatVolume, is_exfat
 from sqlimage.filesystem.ext import ExtVolume, find_backup, is_ext
@@ -10,6 +13,10 @@ from sqlimage.filesystem.fat import FatVolume, is_fat
 from sqlimage.filesystem.iso9660 import IsoVolume, is_iso9660
 from sqlimage.filesystem.ntfs.volume import NtfsVolume, is_ntfs
 from sqlimage.filesystem.recognised import recognise, recognise_member
+from sqlimage.filesystem.recognised.members import ELSEWHERE
+
+_BEHIND_A_FILE_SYSTEM = "linux_raid_member"
+"""Its superblock may stand at the end of the volume, behind a file system that is in use."""
 
 
 def look_at(device: BlockDevice) -> tuple[FileSystem | None, Recognised | None]:
@@ -28,6 +35,17 @@ def look_at(device: BlockDevice) -> tuple[FileSystem | None, Recognised | None]:
     if (recognised := recognise(device)) is not None:
         return None, recognised
     return (ExtVolume(device) if find_backup(device) is not None else None), None
+
+
+def pool_beside(device: BlockDevice) -> Recognised | None:
+    """The member of a pool or cache on a volume that has a file system too: they leave the first sectors alone, so that
+    the superblock of an older file system may still stand there. Which of the two is in use cannot be told."""
+    for detect in ELSEWHERE:
+        with suppress(InconsistentVolume):
+            found = detect(device)
+            if found is not None and found.facts.file_system != _BEHIND_A_FILE_SYSTEM:
+                return found
+    return None
 
 
 def open_file_system(device: BlockDevice) -> FileSystem | None:

@@ -14,7 +14,7 @@ from sqlimage.extent import Runs, first_overlap
 from sqlimage.filesystem.contract import HOLE, Contents, FileSystem, Recognised, Scan, VolumeFacts
 from sqlimage.filesystem.iso9660 import IsoVolume, is_iso9660
 from sqlimage.filesystem.osinfo import OperatingSystem, find_system
-from sqlimage.filesystem.probe import look_at
+from sqlimage.filesystem.probe import look_at, pool_beside
 from sqlimage.image.paging import find_paging_files
 from sqlimage.media.partition import Partition, PartitionTable, read_partition_table
 from sqlimage.media.window import Window
@@ -133,6 +133,8 @@ def _with_what_it_says(device: BlockDevice, bare: SourceVolume, keep_page_files:
         file_system, recognised = look_at(device)
         if file_system is not None:
             facts = _checked(file_system.facts, bare)
+            if (pool := pool_beside(device)) is not None:
+                return _with_all_kept(_with_files(file_system, facts, raw, True), raw, pool)
             return _with_files(file_system, facts, raw, keep_page_files)
         if recognised is not None:
             facts = _checked(recognised.facts, bare)
@@ -155,17 +157,26 @@ def _with_files(file_system: FileSystem, facts: VolumeFacts, raw: SourceVolume, 
     paging = find_paging_files(file_system, scan)
     unwritten = _unwritten(scan.contents)
     names = (*paging.paths, *((_UNWRITTEN,) if len(unwritten) else ()))
+    is_kept = keep_page_files or facts.may_share  # what one file does not need may be another's
     return dataclasses.replace(
         raw,
         facts=facts,
         scan=scan,
         allocated=allocated.union(raw.allocated.clip(facts.size_bytes, raw.length_bytes)),
-        left_out=Runs.empty() if keep_page_files else paging.left_out.union(unwritten),
-        left_out_names=() if keep_page_files else names,
-        paging_rows=paging.rows,
+        left_out=Runs.empty() if is_kept else paging.left_out.union(unwritten),
+        left_out_names=() if is_kept else names,
+        paging_rows=frozenset() if facts.may_share else paging.rows,
         system=find_system(file_system, scan),
         captured_as="files",
     )
+
+
+def _with_all_kept(found: SourceVolume, raw: SourceVolume, pool: Recognised) -> SourceVolume:
+    """A volume with files, none of whose clusters is free: what the file system calls so may be the pool's."""
+    assert found.facts is not None
+    note = f"{pool.facts.file_system} is recognised beside {found.facts.file_system}: its free clusters are kept"
+    facts = dataclasses.replace(found.facts, notes=(*found.facts.notes, note))
+    return dataclasses.replace(found, facts=facts, allocated=raw.allocated, paging_rows=frozenset())
 
 
 def _with_blocks(recognised: Recognised, facts: VolumeFacts, raw: SourceVolume, keep_page_files: bool) -> SourceVolume:

@@ -14,9 +14,11 @@ from sqlimage.filesystem.contract import HOLE, Contents, EntryKind, FileSystem, 
 from sqlimage.filesystem.recognised import swap_header
 
 _WINDOWS = frozenset({"/pagefile.sys", "/swapfile.sys", "/hiberfil.sys"})
+_WITH_PAGE_FILES = frozenset({"fat12", "fat16", "fat32", "exfat", "ntfs"})
 _LINUX = re.compile(r"/(?:var/)?(?:swap/)?swap(?:-?file)?\d{0,2}(?:\.img|\.swap)?", re.IGNORECASE)
 """Where distributions and their users put a swap file; others are named in fstab."""
 _LONGEST = 32
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _FSTAB, _FSTAB_BYTES, _SWAPS_IN_FSTAB = "/etc/fstab", 64 << 10, 32
 _HEADER_BYTES = 64 << 10
 _WITH_SWAP_FILES = frozenset({"ext2", "ext3", "ext4"})
@@ -27,6 +29,7 @@ class Paging:
     """The files, in the order of the scan."""
 
     paths: tuple[str, ...]
+    """As they can be shown and stored: what is not Unicode is U+FFFD."""
     rows: frozenset[int]
     """Of their contents."""
     left_out: Runs
@@ -37,6 +40,7 @@ def find_paging_files(file_system: FileSystem, scan: Scan) -> Paging:
     """Page and hibernation files of Windows by their names; swap files of Linux by the names they usually have or that
     fstab gives them, and by their header, which is kept, so that the system can swap to them again."""
     is_linux = file_system.facts.file_system in _WITH_SWAP_FILES
+    is_windows = file_system.facts.file_system in _WITH_PAGE_FILES
     named = frozenset(_named_in_fstab(file_system, scan)) if is_linux else frozenset()
     paths, rows, runs = [], [], Runs.empty()
     kinds = scan.entries.kind
@@ -47,12 +51,12 @@ def find_paging_files(file_system: FileSystem, scan: Scan) -> Paging:
         if row < 0 or kinds[number] != EntryKind.FILE or row in rows:
             continue
         places = None
-        if not is_linux and path.casefold() in _WINDOWS:
+        if is_windows and path.casefold() in _WINDOWS:
             places = _places(scan.contents, row, 0, None)
         elif is_linux and (path in named or _LINUX.fullmatch(path)):
             places = _swap_pages(file_system, scan.contents, row)
-        if places is not None:
-            paths.append(path)
+        if places:  # else there is nothing to leave out
+            paths.append(_SURROGATE.sub("\ufffd", path))
             rows.append(row)
             runs = runs.union(places)
     return Paging(tuple(paths), frozenset(rows), runs)
