@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size, parse_property
 
 from .arguments import JsonOption, split_image
-from .output import message, print_json, print_pairs, progress_bar
+from .output import message, print_json, print_pairs, printable, progress_bar
 
 EXAMPLE = "sqlimage capture /dev/sdb1 monday.sqlimage --parent sunday.sqlimage --label monday"
 
@@ -92,9 +92,11 @@ def command(
         return
     for volume in report.volumes:
         taken = f"{volume.names} names" if volume.captured_as == "files" else volume.captured_as
-        print(f"volume {volume.number}: {volume.file_system or 'unknown'} {volume.label or ''}".rstrip() + f", {taken}")
+        named = f"volume {volume.number}: {volume.file_system or 'unknown'} {volume.label or ''}".rstrip()
+        print(f"{printable(named)}, {taken}")
         if volume.left_out:
-            print(f"  left out {', '.join(volume.left_out)} ({format_size(volume.left_out_bytes)})")
+            left_out = printable(", ".join(volume.left_out))
+            print(f"  left out {left_out} ({format_size(volume.left_out_bytes)})")
     print_pairs(
         [
             ("version", report.version if append else None),

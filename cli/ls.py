@@ -41,7 +41,7 @@ def _rows(version: sqlimage.Version, path: str, recursive: bool) -> Iterator[tup
     if len(numbers) > 1 and path.strip("/") == "":
         for number in numbers:
             yield f"/{number}", sqlimage.FileRow(number, "/", "directory", None, None, None, None, None, None)
-            if recursive:
+            if recursive and version.volume(number).captured_as == "files":
                 yield from _rows(version, f"/{number}/", True)
         return
     volume, inside = version.split_path(path)

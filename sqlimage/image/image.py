@@ -319,7 +319,7 @@ def split_path(image: str, numbers: list[int], path: str) -> tuple[int, str]:
     if len(numbers) == 1:
         return numbers[0], clean
     first, _, rest = clean[1:].partition("/")
-    if first.isdecimal() and int(first) in numbers:
+    if first in map(str, numbers):
         return int(first), "/" + rest
     if first.isdecimal():
         raise NotFoundError(f"{image}: no volume {first}", hint=f"there are {_slashed(numbers)}")

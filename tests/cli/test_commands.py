@@ -217,7 +217,15 @@ def test_names_that_would_drive_a_terminal_are_shown_harmless(tmp_path: Path) ->
     (tmp_path / "x").write_bytes(b"x")
     run("mcopy", "-i", volume, tmp_path / "x", "::a\u202egnp.exe")
     tool("capture", volume, tmp_path / "i.sqlimage", "--property", "note=\x1b[2J")
-    for command in (("ls", tmp_path / "i.sqlimage"), ("info", tmp_path / "i.sqlimage")):
+    labelled = tmp_path / "v.ext4"
+    with labelled.open("wb") as file:
+        file.truncate(4 << 20)
+    run("mke2fs", "-q", "-L", "\x1b[2Jred", labelled)
+    for command in (
+        ("ls", tmp_path / "i.sqlimage"),
+        ("info", tmp_path / "i.sqlimage"),
+        ("capture", labelled, tmp_path / "labelled.sqlimage"),
+    ):
         shown = tool(*command)
         assert "\x1b" not in shown
         assert "\u202e" not in shown

@@ -143,6 +143,10 @@ def test_files_of_every_volume_are_reached_by_its_number(image: Path, tmp_path: 
     tool("get", image, "/", tmp_path / "all")
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [str(n) for n in range(8)]
     assert (tmp_path / "all" / "2" / "etc" / "hostname").read_text() == "laboratory\n"
+    listed = tool("ls", image, "-r").splitlines()
+    assert any(line.endswith("/2/etc/hostname") for line in listed)
+    assert sum(line.endswith(f"/{n}") for line in listed for n in range(8)) >= 8, "those without files, too"
+    assert run_tool("ls", image, "/" + "9" * 5000).returncode == 3
     done = run_tool("ls", image, "--volume", 9)
     assert (done.returncode, "no volume 9" in done.stderr) == (3, True)
 
