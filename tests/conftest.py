@@ -30,3 +30,8 @@ def run(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[byt
     done = subprocess.run([str(a) for a in argv], capture_output=True, check=False, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, (argv, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
     return done  # type: ignore[no-any-return]
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes are told by their length: whole volumes are no names of tests."""
+    return f"{len(val)} bytes" if isinstance(val, bytes | bytearray) and len(val) > 16 else None

@@ -215,7 +215,7 @@ def test_the_case_of_names_does_not_count(directory: str) -> None:
     assert found and (found.name, found.host_name) == ("Windows 10 Pro", "DESKTOP-1")
 
 
-@pytest.mark.parametrize("damaged", [Damaged(), Damaged(opens=False), b"", b"regf", bytes(9000), None], ids=repr)
+@pytest.mark.parametrize("damaged", [Damaged(), Damaged(opens=False), b"", b"regf", bytes(9000), None])
 def test_one_damaged_hive_leaves_what_the_other_says(damaged: File) -> None:
     no_system, no_software = (
         found_in({SOFTWARE: software(WINDOWS_10), SYSTEM: damaged}),
