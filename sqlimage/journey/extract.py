@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,7 +10,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlimage.errors import DeviceError, FormatError, InconsistentVolume, NotFoundError, RefusedError, SqlimageError
+from sqlimage.errors import (
+    DeviceError,
+    FormatError,
+    InconsistentVolume,
+    NotFoundError,
+    RefusedError,
+    SqlimageError,
+    UsageError,
+)
 from sqlimage.filesystem.contract import WITH_MODES, FileSystem, read_all
 from sqlimage.image.image import Version, open_row
 from sqlimage.streams.files import FileRow
@@ -17,6 +26,8 @@ from sqlimage.streams.files import FileRow
 _ZERO_BLOCK = bytes(1 << 20)
 _MOST_NAME_BYTES = 255
 _MOST_TARGET_BYTES = 4095
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What FAT and others say to a symbolic link."""
 _LARGEST_FILE = 4 << 40
 """A sparse file can claim any size; writing out the holes of a larger one would take hours."""
 
@@ -85,8 +96,14 @@ def _extract(
         parent = os.path.dirname(target)
         if not os.path.isdir(parent):
             raise NotFoundError(f"{parent}: no such directory")
+        if row.kind == "special":
+            raise UsageError(f"{path}: is neither a file nor a directory")
         with version.file_system(row.volume) as file_system, _directory(parent) as at:
-            _copy(file_system, row, at, os.path.basename(target), report)
+            is_posix = file_system.facts.file_system in WITH_MODES
+            if row.kind == "symlink" and is_posix:
+                _link(file_system, row, at, os.path.basename(target), report)
+            else:
+                _copy(file_system, row, at, os.path.basename(target), report, is_posix)
 
 
 def _extract_tree(
@@ -122,7 +139,7 @@ def _extract_tree(
                     report.skipped.append((row.path, "its directory is not in the image"))
                     continue
                 if row.kind == "directory":
-                    tree.make(row.path[cut + 1 :], at, name, row.path)
+                    tree.make(row.path[cut + 1 :], at, name, row)
                 else:
                     try:
                         _copy(file_system, row, at, tree.free_name(at, parent, name, row.path), report, is_posix)
@@ -137,6 +154,8 @@ def _extract_tree(
                     _link(file_system, row, at, tree.free_name(at, parent, name, row.path), report)
                 except FormatError as damage:
                     report.damaged.append((row.path, damage.message))
+            tree.finish(is_posix)
+            _finish(top, root, is_posix)
         finally:
             tree.close()
 
@@ -151,6 +170,7 @@ class _Tree:
         """Directory in the image to directory below the destination; None where it is skipped."""
         self._taken: dict[str, set[str]] = {}
         self._open: tuple[str, int] | None = None
+        self._made: list[tuple[str, FileRow]] = []
 
     def enter(self, directory: str) -> int | None:
         """A descriptor of a directory that was made, or None where it was skipped."""
@@ -174,8 +194,8 @@ class _Tree:
         self._open = (place, at)
         return at
 
-    def make(self, path: str, at: int, name: str, shown: str) -> None:
-        parent = path.rpartition("/")[0]
+    def make(self, path: str, at: int, name: str, row: FileRow) -> None:
+        parent, shown = path.rpartition("/")[0], row.path
         safe = self.free_name(at, parent, name, shown)
         try:
             os.mkdir(safe, 0o755, dir_fd=at)
@@ -183,7 +203,14 @@ class _Tree:
             raise DeviceError(f"{shown}: cannot be made ({problem.strerror})") from None
         place = self._names[parent]
         self._names[path] = f"{place}/{safe}" if place else safe
+        self._made.append((path, row))
         self._report.directories += 1
+
+    def finish(self, is_posix: bool) -> None:
+        """Give the directories their own permissions and times, when nothing more is written into them."""
+        for path, row in reversed(self._made):  # what is in a directory before the directory
+            if (at := self.enter(path)) is not None:
+                _finish(at, row, is_posix)
 
     def free_name(self, at: int, parent: str, name: str, shown: str) -> str:
         """A name that is safe and not taken in its directory; told where it differs from the image's."""
@@ -229,13 +256,14 @@ def _link(file_system: FileSystem, row: FileRow, at: int, name: str, report: Ext
     try:
         os.symlink(target, os.fsencode(name), dir_fd=at)
     except OSError as problem:
+        if problem.errno in _NO_LINKS:
+            report.skipped.append((row.path, "the destination holds no symbolic links"))
+            return
         raise DeviceError(f"{row.path}: cannot be made ({problem.strerror})") from None
     report.symbolic_links += 1
 
 
-def _copy(
-    file_system: FileSystem, row: FileRow, at: int, name: str, report: ExtractReport, is_posix: bool = False
-) -> None:
+def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: ExtractReport, is_posix: bool) -> None:
     """One file's bytes into a new file of a directory; zeros become holes."""
     try:
         content = open_row(file_system, row)
@@ -254,12 +282,7 @@ def _copy(
                 _write_all(fd, block, offset)
             offset += len(block)
         os.ftruncate(fd, offset)
-        if is_posix and row.attributes:
-            os.fchmod(fd, row.attributes & 0o777)
-        if row.modified_at:
-            seconds = datetime.fromisoformat(row.modified_at).timestamp()
-            with suppress(OSError, OverflowError):
-                os.utime(fd, (seconds, seconds))
+        _finish(fd, row, is_posix)
     except InconsistentVolume as problem:
         with suppress(OSError):
             os.unlink(name, dir_fd=at)
@@ -276,6 +299,17 @@ def _copy(
         os.close(fd)
     report.files += 1
     report.total_bytes += content.size_bytes
+
+
+def _finish(fd: int, row: FileRow, is_posix: bool) -> None:
+    """The permissions and the time of a file or a directory, as far as the destination can hold them."""
+    if is_posix and row.attributes:
+        with suppress(OSError):
+            os.fchmod(fd, row.attributes & 0o777)
+    if row.modified_at:
+        seconds = datetime.fromisoformat(row.modified_at).timestamp()
+        with suppress(OSError, OverflowError):
+            os.utime(fd, (seconds, seconds))
 
 
 def _write_all(fd: int, block: bytes, offset: int) -> None:

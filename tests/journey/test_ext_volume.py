@@ -36,6 +36,10 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (top / "bin").mkdir()
         (top / "bin" / "tool").write_bytes(noise("tool", 100_000))
         (top / "bin" / "tool").chmod(0o4755)
+        (top / "home").mkdir()
+        (top / "home" / "diary").write_bytes(b"dear diary")
+        (top / "home").chmod(0o700)
+        os.utime(top / "home", (1_000_000_000, 1_000_000_000))
         (top / "private").write_bytes(b"secret")
         (top / "private").chmod(0o600)
         os.symlink("bin/tool", top / "short")
@@ -109,8 +113,21 @@ def test_a_tree_comes_out_with_its_links_and_permissions_and_nothing_is_written_
     assert (out / "bin" / "tool").read_bytes() == noise("tool", 100_000)
     assert stat.S_IMODE((out / "bin" / "tool").stat().st_mode) == 0o755, "but for set-user-ID"
     assert stat.S_IMODE((out / "private").stat().st_mode) == 0o600
+    assert stat.S_IMODE((out / "home").stat().st_mode) == 0o700, "no wider than it was"
+    assert (out / "home").stat().st_mtime == 1_000_000_000
     assert not (out / "pipe").exists()
     assert not (out / "lost+found" / "x").exists()
+
+
+def test_a_single_file_or_link_comes_out_as_in_a_tree(image: Path, tmp_path: Path) -> None:
+    tool("get", image, "/bin/tool", tmp_path / "tool")
+    assert stat.S_IMODE((tmp_path / "tool").stat().st_mode) == 0o755
+    tool("get", image, "/short", tmp_path / "short")
+    assert os.readlink(tmp_path / "short") == "bin/tool"
+    tool("get", image, "/home", tmp_path / "home")
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+    tool("get", image, "/pipe", tmp_path / "pipe", code=2)
+    assert not os.path.lexists(tmp_path / "pipe")
 
 
 def test_where_a_file_lies_is_what_debugfs_says(volume: Path, image: Path) -> None:
