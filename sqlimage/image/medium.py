@@ -190,7 +190,7 @@ def _with_blocks(recognised: Recognised, facts: VolumeFacts, raw: SourceVolume, 
         left_out=left_out if is_swap else Runs.empty(),
         left_out_names=("the pages of the swap area",) if is_swap else (),
         captured_as="raw" if allocated is None and not is_swap else "blocks",
-        raw_reason=recognised.reason,
+        raw_reason=f"{facts.file_system} area, kept whole" if keep_page_files and len(left_out) else recognised.reason,
     )
 
 

@@ -91,6 +91,16 @@ def test_behind_the_superblock_of_an_older_file_system_nothing_of_a_pool_is_lost
     assert (tmp_path / "out.img").read_bytes() == volume.read_bytes()
 
 
+def test_a_swap_area_whose_pages_are_kept_does_not_say_that_they_are_left_out(tmp_path: Path) -> None:
+    area = tmp_path / "swap"
+    area.write_bytes(noise("swap", 4 * MIB))
+    run("mkswap", "-q", area)
+    report = sqlimage.capture(area, tmp_path / "i.sqlimage", keep_page_files=True)
+    assert report.volumes[0].raw_reason == "swap area, kept whole"
+    tool("restore", tmp_path / "i.sqlimage", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == area.read_bytes()
+
+
 def test_digests_are_the_same_on_top_of_a_parent_as_by_itself(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
