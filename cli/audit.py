@@ -26,7 +26,8 @@ def command(
     with opened(image) as version:
         rows = version.image.audit()
         if path is not None or volume is not None:
-            top = on_volume(version, path or "/", volume).rstrip("/")
+            parts = on_volume(version, path or "/", volume).split("/")
+            top = "".join(f"/{part}" for part in parts if part)  # as paths are meant elsewhere: the first slash may lack
             rows = [row for row in rows if row.path is not None and f"{row.path}/".startswith(f"{top}/")]
     if json:
         print_json(rows)
