@@ -27,7 +27,7 @@ def command(
         rows = version.image.audit()
         if path is not None or volume is not None:
             parts = on_volume(version, path or "/", volume).split("/")
-            top = "".join(f"/{part}" for part in parts if part)  # as paths are meant elsewhere: the first slash may lack
+            top = "".join(f"/{part}" for part in parts if part)  # the first slash of a path may lack, as elsewhere
             rows = [row for row in rows if row.path is not None and f"{row.path}/".startswith(f"{top}/")]
     if json:
         print_json(rows)
