@@ -83,7 +83,8 @@ def check_what_is_left(image: Path, acknowledged: int, *, is_sealed_possible: bo
         newest = opened.versions()[-1]
         driver = edit.driver if edit else newest.driver()
         found = driver.read(0, CLUSTERS * UNIT)
-        driver.close()
+        if not edit:
+            driver.close()
     least, next_ = after(acknowledged), after(acknowledged + 1)
     for n in range(CLUSTERS):
         seen = found[n * UNIT : (n + 1) * UNIT]
