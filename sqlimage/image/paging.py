@@ -17,7 +17,7 @@ _WINDOWS = frozenset({"/pagefile.sys", "/swapfile.sys", "/hiberfil.sys"})
 _WITH_PAGE_FILES = frozenset({"fat12", "fat16", "fat32", "exfat", "ntfs"})
 _LINUX = re.compile(r"/(?:var/)?(?:swap/)?swap(?:-?file)?\d{0,2}(?:\.img|\.swap)?", re.IGNORECASE)
 """Where distributions and their users put a swap file; others are named in fstab."""
-_LONGEST = 32
+_FIRST_LETTERS, _LONGEST = frozenset("pPsShH"), max(map(len, _WINDOWS))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FSTAB, _FSTAB_BYTES, _SWAPS_IN_FSTAB = "/etc/fstab", 64 << 10, 32
 _HEADER_BYTES = 64 << 10
@@ -43,12 +43,16 @@ def find_paging_files(file_system: FileSystem, scan: Scan) -> Paging:
     is_windows = file_system.facts.file_system in _WITH_PAGE_FILES
     named = frozenset(_named_in_fstab(file_system, scan)) if is_linux else frozenset()
     paths, rows, runs = [], [], Runs.empty()
-    kinds = scan.entries.kind
-    for number, path in enumerate(scan.entries.path):
-        if len(path) > _LONGEST and path not in named:  # spares the rest for nearly every path
-            continue
-        row = int(scan.entries.content[number])
-        if row < 0 or kinds[number] != EntryKind.FILE or row in rows:
+    # The first letter, or the word, spares the rest for nearly every path.
+    if is_windows:
+        likely = [
+            n for n, path in enumerate(scan.entries.path) if path[1:2] in _FIRST_LETTERS and len(path) <= _LONGEST
+        ]
+    else:
+        likely = [n for n, path in enumerate(scan.entries.path) if "swap" in path.lower() or path in named]
+    for number in likely:
+        path, row = scan.entries.path[number], int(scan.entries.content[number])
+        if row < 0 or scan.entries.kind[number] != EntryKind.FILE or row in rows:
             continue
         places = None
         if is_windows and path.casefold() in _WINDOWS:
