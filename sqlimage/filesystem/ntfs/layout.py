@@ -31,6 +31,7 @@ SEQUENCE_NUMBER_AT = 0x10  # u16
 FIRST_ATTRIBUTE_OFFSET_AT = 0x14  # u16
 FLAGS_AT = 0x16  # u16
 FIRST_FREE_BYTE_AT = 0x18  # u32
+BYTES_AVAILABLE_AT = 0x1C  # u32
 BASE_FILE_RECORD_SEGMENT_AT = 0x20  # MFT_SEGMENT_REFERENCE, 0 in a base record
 UPDATE_SEQUENCE_ARRAY_AT_LEAST = 0x28
 FILE_RECORD_SEGMENT_IN_USE = 0x0001
@@ -141,8 +142,26 @@ ENTRY_HEADER_BYTES = 0x10
 INDEX_ENTRY_END = 0x0002
 
 # Files of the MFT
-MFT_RECORD, VOLUME_RECORD, ROOT_RECORD, BITMAP_RECORD, EXTEND_RECORD = 0, 3, 5, 6, 11
+MFT_RECORD, MFT2_RECORD, LOG_FILE_RECORD, VOLUME_RECORD, ROOT_RECORD, BITMAP_RECORD = 0, 1, 2, 3, 5, 6
+BOOT_RECORD, BAD_CLUSTER_RECORD, EXTEND_RECORD = 7, 8, 11
 FIRST_USER_RECORD = 16
+BAD_CLUSTERS = "$Bad"  # the stream of $BadClus that is as long as the volume, a hole where clusters are good
+CLUSTERS_MAX = (1 << 32) - 1  # of a volume, in every implementation of Windows
+
+# LFS_RESTART_PAGE_HEADER, the first two pages of $LogFile, and LFS_RESTART_AREA in it
+SIGNATURE_RSTR = b"RSTR"
+SIGNATURE_CHKD = b"CHKD"  # a restart page that chkdsk wrote
+LOG_UNUSED = b"\xff" * 4  # where a log was never written, or emptied
+SYSTEM_PAGE_SIZE_AT = 0x10  # u32, bytes
+RESTART_OFFSET_AT = 0x18  # u16, bytes from the start of the page
+LOG_MAJOR_VERSION_AT = 0x1C  # s16
+RESTART_CURRENT_LSN_AT = 0x00  # u64
+RESTART_CLIENT_IN_USE_LIST_AT = 0x0C  # u16
+RESTART_FLAGS_AT = 0x0E  # u16
+RESTART_AREA_AT_LEAST = 0x10
+LFS_NO_CLIENT = 0xFFFF
+LFS_CLEAN_SHUTDOWN = 0x0002  # in the restart area's flags: the volume was dismounted
+LOG_VERSION_OF_CACHED_METADATA = 2  # Windows 8 and later, while it has the volume mounted or is asleep with it
 
 # Reparse points and what stands for special files
 IO_REPARSE_TAG_MOUNT_POINT = 0xA0000003

@@ -24,6 +24,7 @@ from sqlimage.filesystem.ntfs.tables import (
     Bools,
     Names,
     NameTable,
+    Parts,
     Records,
     Streams,
     special_kind,
@@ -47,6 +48,7 @@ class Scanned:
     index_row: Int64s
     user_streams: list[tuple[int, int, str]]
     """Row in ``contents``, record and name of each named $DATA."""
+    parts: Parts
 
 
 def scan_mft(reader: RecordReader) -> Scanned:
@@ -114,7 +116,7 @@ def _assign(
     named = np.flatnonzero(is_data & (rows.name != UNNAMED)).tolist()
     user = [(row, int(contents.record[row]), table.text[rows.name[row]]) for row in named]
     own_names = np.flatnonzero(_belongs(names, listed))
-    return Scanned(records, names, own_names, contents, data_row, index_row, user)
+    return Scanned(records, names, own_names, contents, data_row, index_row, user, rows.parts(records))
 
 
 def _nonresident_lists(reader: RecordReader, streams: Streams) -> Iterator[tuple[int, bytes]]:
@@ -197,6 +199,7 @@ class _Rows:
         new[1:] = (owner[1:] != owner[:-1]) | (type_code[1:] != type_code[:-1]) | (name[1:] != name[:-1])
         self._check_extents(new)
         self._first = np.flatnonzero(new)
+        self._row = np.cumsum(new) - 1
         self._head = order[self._first]
         self.type_code = streams.type_code[self._head]
         self.name = streams.name[self._head]
@@ -241,6 +244,16 @@ class _Rows:
         return Contents(
             s.owner[head], labels, size, np.minimum(s.valid_bytes[head], size), self._flags(), first_run,
             run_offset, run_length, self._digests(),
+        )  # fmt: skip
+
+    def parts(self, records: Records) -> Parts:
+        """The nonresident extents, as they follow each other in the contents."""
+        s = self._streams
+        in_clusters = ~s.resident[self._order]
+        order = self._order[in_clusters]
+        return Parts(
+            self._row[in_clusters], s.lowest_vcn[order], s.next_vcn[order], s.place[order], s.length[order],
+            s.pairs_at[order], records.room[s.holder[order]].astype(np.int64), s.run_count[order],
         )  # fmt: skip
 
     def _runs(self) -> tuple[Int64s, Int64s, Int64s]:

@@ -108,6 +108,42 @@ def decode_many(
     return np.bincount(owner, minlength=len(start)), all_lcn[order], all_length[order]
 
 
+def encode_many(count: Int64s, lcn: Int64s, clusters: Int64s) -> tuple[NDArray[np.uint8], Int64s]:
+    """Mapping pairs of many lists, each number in as few bytes as hold it, and where each list starts.
+
+    List i has the next ``count[i]`` runs of (LCN or ``HOLE``, clusters); the starts end with that of no list, which is
+    where the last one ends.
+    """
+    owner = np.repeat(np.arange(len(count), dtype=np.int64), count)
+    backed = np.flatnonzero(lcn != HOLE)
+    before = np.zeros(len(backed), dtype=np.int64)
+    before[1:] = np.where(owner[backed][1:] == owner[backed][:-1], lcn[backed][:-1], 0)
+    difference = np.zeros_like(lcn)
+    difference[backed] = lcn[backed] - before
+    length_bytes, lcn_bytes = _bytes_of(clusters), np.zeros_like(lcn)
+    lcn_bytes[backed] = _bytes_of(difference[backed])
+    pair_bytes = 1 + length_bytes + lcn_bytes
+    end = np.cumsum(pair_bytes)
+    at = end - pair_bytes + owner  # each list before has a byte for its end
+    start = np.concatenate(([0], np.concatenate(([0], end))[np.cumsum(count)] + np.arange(1, len(count) + 1)))
+    buffer = np.zeros(int(start[-1]), dtype=np.uint8)
+    buffer[at] = length_bytes | lcn_bytes << 4
+    for numbers, first, size in ((clusters, at + 1, length_bytes), (difference, at + 1 + length_bytes, lcn_bytes)):
+        for place in range(int(size.max(initial=0))):
+            has = size > place
+            buffer[first[has] + place] = numbers[has] >> 8 * place & 0xFF
+    return buffer, start
+
+
+def _bytes_of(numbers: Int64s) -> Int64s:
+    """How many bytes hold each number, its sign included."""
+    magnitude = np.where(numbers < 0, ~numbers, numbers)
+    size = np.ones_like(numbers)
+    for bits in range(7, 63, 8):
+        size += magnitude >= 1 << bits
+    return size
+
+
 def _signed(buffer: NDArray[np.uint8], at: Int64s, size: Int64s) -> Int64s:
     """Signed little-endian integers of 1 to 8 bytes each; any value where ``size`` is 0."""
     word = np.ascontiguousarray(buffer[at[:, None] + np.arange(8)]).view("<i8")[:, 0].astype(np.int64, copy=False)

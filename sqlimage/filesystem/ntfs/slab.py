@@ -126,6 +126,8 @@ class Slab:
         array += 2 * self._u2_at(self._start + layout.UPDATE_SEQUENCE_ARRAY_SIZE_AT)
         self._refuse((offset % 8 != 0) | (offset < array), self._start, "FirstAttributeOffset is wrong")
         self._refuse(free > self._size, self._start, "FirstFreeByte is beyond the record")
+        available = np.minimum(self._u4_at(self._start + layout.BYTES_AVAILABLE_AT), self._size)
+        self._records.room[self._number(self._start)] = np.maximum(available - free, 0)
         at, limit = self._start + offset, self._start + free
         start = self._start
         found = []
@@ -268,6 +270,7 @@ class Slab:
         size = np.where(resident, length, self._s8[far + (layout.FILE_SIZE_AT >> 3)])
         valid = np.where(resident, length, self._s8[far + (layout.VALID_DATA_LENGTH_AT >> 3)])
         unit = np.where(resident, 0, self._u1[at + layout.COMPRESSION_UNIT_AT])
+        pairs_at = np.where(resident, 0, self._u2_at(at + layout.MAPPING_PAIRS_OFFSET_AT))
         count, lcn, clusters = self._runs(which[~resident], following[~resident] - lowest[~resident])
         run_count = np.zeros(len(which), dtype=np.int64)
         run_count[~resident] = count
@@ -284,6 +287,9 @@ class Slab:
             size,
             valid,
             unit.astype(np.uint8),
+            self._first * self._size + at,
+            self._length[which],
+            pairs_at,
             run_count,
             lcn,
             clusters,

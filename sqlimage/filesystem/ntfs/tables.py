@@ -70,11 +70,36 @@ class Streams:
     size_bytes: Int64s
     valid_bytes: Int64s
     compression_unit: NDArray[np.uint8]
+    place: Int64s
+    """Bytes from the start of the MFT to the attribute; its length, and where in it the mapping pairs begin."""
+    length: Int64s
+    pairs_at: Int64s
     run_count: Int64s
     run_lcn: Int64s
     run_clusters: Int64s
     digest: list[bytes]
     """Of each resident row, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The nonresident attributes that own clusters, a row for each extent, in the order of their runs in
+    :class:`~sqlimage.filesystem.contract.Contents`: what it takes to write their run lists anew."""
+
+    content: Int64s
+    """The row in the contents."""
+    lowest_vcn: Int64s
+    next_vcn: Int64s
+    place: Int64s
+    """As in :class:`Streams`."""
+    length: Int64s
+    pairs_at: Int64s
+    room: Int64s
+    """Bytes that the record has left behind FirstFreeByte."""
+    run_count: Int64s
+
+    def __len__(self) -> int:
+        return len(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +133,8 @@ class Records:
     base: NDArray[np.uint64]
     """MFT_SEGMENT_REFERENCE of an extension record's base record; 0 in base records."""
     is_directory: Bools
+    room: NDArray[np.uint32]
+    """Bytes behind FirstFreeByte that attributes could take."""
     special: NDArray[np.uint8]
     """The :class:`EntryKind` that a reparse point or Interix makes of the file, or 0."""
     modified_ns: Int64s
@@ -120,6 +147,7 @@ class Records:
             np.zeros(count, dtype=np.uint16),
             np.zeros(count, dtype=np.uint64),
             np.zeros(count, dtype=np.bool_),
+            np.zeros(count, dtype=np.uint32),
             np.zeros(count, dtype=np.uint8),
             np.full(count, NO_TIME, dtype=np.int64),
             np.zeros(count, dtype=np.uint32),

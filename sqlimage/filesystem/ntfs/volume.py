@@ -17,12 +17,16 @@ from sqlimage.filesystem.ntfs.index import find_name
 from sqlimage.filesystem.ntfs.mft import scan_mft
 from sqlimage.filesystem.ntfs.reader import RecordReader
 from sqlimage.filesystem.ntfs.record import damaged, decode_name
+from sqlimage.filesystem.ntfs.relocate import relocate
+from sqlimage.filesystem.ntfs.relocate_size import demand_of, least_bytes
+from sqlimage.filesystem.relocation import Relocation, Wish
 
 __all__ = ["NtfsVolume", "is_ntfs"]
 
 
 class NtfsVolume:
-    """The :class:`~sqlimage.filesystem.contract.FileSystem` of an NTFS volume that fills ``device`` from its start.
+    """The :class:`~sqlimage.filesystem.contract.FileSystem` of an NTFS volume that fills ``device`` from its start, and
+    :class:`~sqlimage.filesystem.relocation.Relocatable`.
 
     Constructing one reads the boot sector only. Everything else raises
     :class:`~sqlimage.errors.InconsistentVolume` where the structures it needs are damaged. Streams have their plain
@@ -111,3 +115,16 @@ class NtfsVolume:
         Raises :class:`~sqlimage.errors.NotFoundError` where the record or the stream does not exist.
         """
         return self._reader.content(self._reader.stream(record, stream))
+
+    def smallest_bytes(self, scan: Scan) -> int:
+        """The smallest partition for what is allocated: whole clusters, and a sector for the backup boot sector."""
+        return least_bytes(self._geometry, demand_of(self._geometry, scan.contents, self.allocated()))
+
+    def relocate(self, scan: Scan, wish: Wish) -> Relocation:
+        """The plan for a volume as wished.
+
+        Raises :class:`~sqlimage.errors.RefusedError` where it is too small, dirty, hibernated, of a version before 3.0,
+        or its log is not clean; :class:`~sqlimage.errors.InconsistentVolume` where it contradicts itself;
+        :class:`~sqlimage.errors.UsageError` where a field cannot hold what is wished, or ``scan`` is another volume's.
+        """
+        return relocate(self._reader, self.facts, self.allocated(), scan, wish)
