@@ -108,7 +108,7 @@ def test_from_the_front_every_stream_is_one_run_and_no_cluster_is_left_out(
 ) -> None:
     table, _ = made
     used = int(table.length[table.backed].sum())
-    places = from_the_front(table, np.array(order), np.zeros(6, dtype=np.bool_), used, split=False)
+    places = from_the_front(table, np.array(order), np.zeros(6, dtype=np.bool_), used)
     assert places is not None
     result = check(table, places, used)
     assert max(pieces_of(result)) <= 1
@@ -121,20 +121,15 @@ def test_from_the_front_every_stream_is_one_run_and_no_cluster_is_left_out(
 def test_streams_are_laid_around_what_stays(made: tuple[Table, int], order: list[int], stay: set[int]) -> None:
     table, clusters = made
     fixed = np.array([owner in stay for owner in range(6)])
-    whole = from_the_front(table, np.array(order), fixed, clusters, split=False)
-    split = from_the_front(table, np.array(order), fixed, clusters, split=True)
-    assert split is not None
-    for places in (whole, split):
-        if places is not None:
-            result = check(table, places, clusters)
-            for owner in stay:
-                assert clusters_of(result.table)[owner] == clusters_of(table)[owner]
-            if places is whole:
-                assert all(pieces <= 1 for owner, pieces in enumerate(pieces_of(result)) if owner not in stay)
+    places = from_the_front(table, np.array(order), fixed, clusters)
+    assert places is not None
+    result = check(table, places, clusters)
+    for owner in stay:
+        assert clusters_of(result.table)[owner] == clusters_of(table)[owner]
     limit = int(table.length[table.backed].sum())
     ends = [lcn + n for o, lcn, n in zip(table.owner, table.lcn, table.length, strict=True) if lcn >= 0 and fixed[o]]
     tight = max([limit, *ends])
-    places = from_the_front(table, np.array(order), fixed, tight, split=True)
+    places = from_the_front(table, np.array(order), fixed, tight)
     assert places is not None
     check(table, places, tight)
 

@@ -49,6 +49,8 @@ class Scanned:
     user_streams: list[tuple[int, int, str]]
     """Row in ``contents``, record and name of each named $DATA."""
     parts: Parts
+    strays: Int64s
+    """Records with clusters that belong to no file: extension records that no attribute list names."""
 
 
 def scan_mft(reader: RecordReader) -> Scanned:
@@ -104,7 +106,8 @@ def _assign(
     lists: dict[int, bytes],
 ) -> Scanned:
     listed = _listed(records, attributes, chain(lists.items(), _nonresident_lists(reader, streams)))
-    rows = _Rows(streams, _belongs(streams, listed), reader.geometry.bytes_per_cluster)
+    belongs = _belongs(streams, listed)
+    rows = _Rows(streams, belongs, reader.geometry.bytes_per_cluster)
     contents = rows.contents(table.text)
     _take_long_reparse_points(reader, records, rows, contents)
     data_row, index_row = np.full((2, reader.count), -1, dtype=np.int64)
@@ -116,7 +119,8 @@ def _assign(
     named = np.flatnonzero(is_data & (rows.name != UNNAMED)).tolist()
     user = [(row, int(contents.record[row]), table.text[rows.name[row]]) for row in named]
     own_names = np.flatnonzero(_belongs(names, listed))
-    return Scanned(records, names, own_names, contents, data_row, index_row, user, rows.parts(records))
+    strays = streams.holder[~belongs & (streams.run_count > 0)]
+    return Scanned(records, names, own_names, contents, data_row, index_row, user, rows.parts(records), strays)
 
 
 def _nonresident_lists(reader: RecordReader, streams: Streams) -> Iterator[tuple[int, bytes]]:

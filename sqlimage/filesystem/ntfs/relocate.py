@@ -202,6 +202,8 @@ def _parts_of(reader: RecordReader, contents: Contents) -> Parts:
     for name in ("record", "first_run", "run_offset", "run_length"):
         if not np.array_equal(getattr(scanned.contents, name), getattr(contents, name)):
             raise UsageError("NTFS: the scan is not this volume's own")
+    if len(scanned.strays):
+        raise damaged(int(scanned.strays[0]), "it has clusters, but no attribute list names it")
     return scanned.parts
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from sqlimage.extent import Int64s, Runs
 from sqlimage.filesystem.contract import EntryKind, Scan
 from sqlimage.filesystem.ntfs import layout
+from sqlimage.filesystem.ntfs.relocate_pack import pack
 from sqlimage.filesystem.ntfs.relocate_table import NEW, Places, Table, numbers
 from sqlimage.filesystem.ntfs.tables import Bools
 
@@ -98,7 +99,7 @@ def _fill(gaps: Runs, going: Int64s, owner: Int64s, length: Int64s, lcn: Int64s)
         return True
     if len(gaps) == 0 or len(going) > _UNITS_MAX:
         return False
-    first = np.flatnonzero(np.append(True, owner[going][1:] != owner[going][:-1]))
+    first = np.flatnonzero(np.diff(owner[going], prepend=-1))
     total = np.add.reduceat(length[going], first)
     largest = int(gaps.length.max())
     if int(total.sum()) <= largest:
@@ -127,54 +128,25 @@ def _fill(gaps: Runs, going: Int64s, owner: Int64s, length: Int64s, lcn: Int64s)
     return True
 
 
-def from_the_front(table: Table, order: Int64s, fixed: Bools, clusters: int, *, split: bool) -> Places | None:
+def from_the_front(table: Table, order: Int64s, fixed: Bools, clusters: int, first: int = 0) -> Places | None:
     """All owners one behind the other in ``order``, each in one run; those that are ``fixed`` stay where they are, and
-    the others are laid around them. With ``split`` they fill every gap to its end, going on behind what is fixed.
+    the others are laid around them. Where the order leaves gaps too large for that, only the ``first`` so many keep to
+    it, and where some fit into no gap, those are torn.
 
-    None where that needs more than ``clusters``; with ``split`` this never happens where there are enough of them.
+    None where more are in use than ``clusters``.
     """
     rows = np.flatnonzero(table.backed)
     owner, length, number = table.owner[rows], table.length[rows], numbers(table)[rows]
-    first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
+    begin = np.flatnonzero(np.diff(owner, prepend=-1))
     sizes, number_of = np.zeros((2, len(order)), dtype=np.int64)
-    sizes[owner[first]], number_of[owner[first]] = np.add.reduceat(length, first), number[first]
+    sizes[owner[begin]], number_of[owner[begin]] = np.add.reduceat(length, begin), number[begin]
     stays = fixed[owner]
     gaps = Runs.from_arrays(table.lcn[rows[stays]], length[stays]).complement(clusters)
-    items = order[~fixed[order] & (sizes[order] > 0)]
-    behind = np.cumsum(sizes[items])
-    ahead = behind - sizes[items]
-    if split:
-        placed = _flow(gaps, ahead, number_of[items], int(behind[-1]) if len(items) else 0)
-    else:
-        placed = _whole(gaps, ahead, behind, number_of[items])
-    if placed is None:
+    is_item = ~fixed[order] & (sizes[order] > 0)
+    items = order[is_item]
+    packed = pack(gaps, sizes[items], int(is_item[:first].sum()))
+    if packed is None:
         return None
-    numbered, lcn = placed
+    item, inside, lcn = packed
+    numbered = number_of[items][item] + inside
     return Places.of(np.concatenate((number[stays], numbered)), np.concatenate((table.lcn[rows[stays]], lcn)))
-
-
-def _whole(gaps: Runs, ahead: Int64s, behind: Int64s, number: Int64s) -> tuple[Int64s, Int64s] | None:
-    """Each item in one gap: those that follow it never lie before it."""
-    lcn = np.zeros_like(ahead)
-    done = 0
-    for start, length in gaps:
-        if done == len(ahead):
-            break
-        before = int(ahead[done])
-        end = int(np.searchsorted(behind, before + length, "right"))
-        lcn[done:end] = start + ahead[done:end] - before
-        done = end
-    return (number, lcn) if done == len(ahead) else None
-
-
-def _flow(gaps: Runs, ahead: Int64s, number: Int64s, total: int) -> tuple[Int64s, Int64s] | None:
-    """Items through the gaps as if these were one."""
-    if total > gaps.total:
-        return None
-    if total == 0:
-        return number, ahead
-    gap_at = np.cumsum(gaps.length) - gaps.length
-    starts = np.union1d(ahead, gap_at[gap_at < total])
-    item = np.searchsorted(ahead, starts, "right") - 1
-    gap = np.searchsorted(gap_at, starts, "right") - 1
-    return number[item] + starts - ahead[item], gaps.start[gap] + starts - gap_at[gap]

@@ -58,6 +58,7 @@ class Planner:
         self._rows = rows
         self._clusters = clusters
         self._geometry = geometry
+        self._torn_before = self._torn(table)
 
     def plan(self, *, defragment: bool) -> Plan:
         """Only what must move, where that can be had; else everything from the front.
@@ -67,7 +68,7 @@ class Planner:
         for cut in () if defragment else (False, True):
             places = into_gaps(self._table, self._clusters, self._rows.bitmap, cut=cut)
             plan = None if places is None else self._with(places, merge=False)
-            if plan is not None and len(self._too_long(plan)) == 0:
+            if plan is not None and len(self._misfits(plan)) == 0:
                 return plan
         return self._from_the_front()
 
@@ -75,51 +76,50 @@ class Planner:
         result = moved(self._table, places, self._resized, merge=merge)
         return Plan(result, RunLists.of(result, self._parts))
 
-    def _too_long(self, plan: Plan) -> Int64s:
-        """The rows whose run lists outgrow their records."""
-        return np.unique(self._parts.content[plan.lists.too_long(self._parts, self._geometry.bytes_per_record)])
+    def _misfits(self, plan: Plan) -> Int64s:
+        """The rows that cannot lie so: their run lists outgrow their records, or records of the MFT would be torn."""
+        parts = plan.lists.too_long(self._parts, self._geometry.bytes_per_record)
+        torn = self._torn(plan.moved.table) - self._torn_before
+        return np.union1d(self._parts.content[parts], np.array(sorted(torn), dtype=np.int64))
+
+    def _torn(self, table: Table) -> set[int]:
+        """Of $MFT and $MFTMirr, those that have a record in two runs."""
+        geometry, torn = self._geometry, set()
+        for row in (self._rows.mft, self._rows.mft2):
+            end = np.cumsum(table.length[table.owner == row] * geometry.bytes_per_cluster)
+            if (end[:-1] % geometry.bytes_per_record).any():
+                torn.add(row)
+        return torn
 
     def _from_the_front(self) -> Plan:
-        """A stream whose list is too long comes to the very front, where LCNs are short; if that does not help, it
-        stays where it is."""
+        """A stream that does not fit comes to the very front, where LCNs are short and gaps are wide; if that does not
+        help, it stays where it is."""
         owners = max(len(self._scan.contents), int(self._table.owner[-1]) + 1)
         order = directory_order(self._scan, owners)
         fixed, front = np.zeros((2, owners), dtype=np.bool_)
         fixed[[self._rows.boot, self._rows.bad]] = True
         for _ in range(_ROUNDS):
             arranged = np.concatenate((order[front[order]], order[~front[order]]))
-            plan = self._with(self._places(arranged, fixed), merge=True)
-            long = self._too_long(plan)
-            if len(long) == 0:
-                self._check_records(plan)
+            places = from_the_front(self._table, arranged, fixed, self._clusters, int(front.sum()))
+            if places is None:
+                raise RefusedError(f"NTFS: {self._clusters} clusters are too few for what is in use")
+            plan = self._with(places, merge=True)
+            misfits = self._misfits(plan)
+            if len(misfits) == 0:
                 return plan
-            staying = long[front[long]]
+            staying = misfits[front[misfits]]
             if fixed[staying].any() or not self._can_stay()[staying].all():
                 break
             fixed[staying] = True
-            front[long] = True
-        raise RefusedError(f"NTFS: the run list of {self._name(int(long[0]))} does not fit into its record any more")
-
-    def _places(self, order: Int64s, fixed: Bools) -> Places:
-        for split in (False, True):
-            places = from_the_front(self._table, order, fixed, self._clusters, split=split)
-            if places is not None:
-                return places
-        raise RefusedError(f"NTFS: {self._clusters} clusters are too few for what is in use")
+            front[misfits] = True
+        name = self._name(int(misfits[0]))
+        raise RefusedError(f"NTFS: {name} fits nowhere: its run list would outgrow its record, or bad clusters tear it")
 
     def _can_stay(self) -> Bools:
         table = self._table
         gone = table.backed & ((table.lcn < 0) | (table.lcn + table.length > self._clusters))
         can: Bools = np.bincount(table.owner, weights=gone, minlength=len(self._scan.contents)) == 0
         return can
-
-    def _check_records(self, plan: Plan) -> None:
-        """No record of the MFT may be torn by a bad cluster."""
-        table, geometry = plan.moved.table, self._geometry
-        for row in (self._rows.mft, self._rows.mft2):
-            length = table.length[table.owner == row] * geometry.bytes_per_cluster
-            if (length[:-1] % geometry.bytes_per_record).any():
-                raise RefusedError("NTFS: bad clusters leave no place for the MFT")
 
     def _name(self, row: int) -> str:
         entries, contents = self._scan.entries, self._scan.contents
