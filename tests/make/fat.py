@@ -32,15 +32,15 @@ def make_volume(
 
 def copy_in(volume: Path, *sources: Path, to: str = "/") -> None:
     """Files and whole directories into a directory of the volume."""
-    run("mcopy", "-i", volume, "-s", "-Q", "-o", "-m", *sources, f"::{to}", env=_environment())
+    run("mcopy", "-i", volume, "-s", "-Q", "-o", "-m", *sources, f"::{to}", env=mtools_environment())
 
 
 def make_directory(volume: Path, *paths: str) -> None:
-    run("mmd", "-i", volume, *(f"::{path}" for path in paths), env=_environment())
+    run("mmd", "-i", volume, *(f"::{path}" for path in paths), env=mtools_environment())
 
 
 def delete(volume: Path, *paths: str) -> None:
-    run("mdel", "-i", volume, *(f"::{path}" for path in paths), env=_environment())
+    run("mdel", "-i", volume, *(f"::{path}" for path in paths), env=mtools_environment())
 
 
 def fill(volume: Path, tree: dict[str, bytes], work: Path) -> None:
@@ -55,12 +55,12 @@ def fill(volume: Path, tree: dict[str, bytes], work: Path) -> None:
 
 def cluster_runs(volume: Path, path: str) -> list[tuple[int, int]]:
     """(first cluster, length) of a file's chain, as mtools' mshowfat prints it."""
-    text = run("mshowfat", "-i", volume, f"::{path}", env=_environment()).stdout.decode()[len(path) + 3 :]
+    text = run("mshowfat", "-i", volume, f"::{path}", env=mtools_environment()).stdout.decode()[len(path) + 3 :]
     parts = re.findall(r"<(\d+)(?:-(\d+))?>", text)
     return [(int(low), int(high or low) - int(low) + 1) for low, high in parts]
 
 
-def _environment() -> dict[str, str]:
+def mtools_environment() -> dict[str, str]:
     return {**os.environ, "MTOOLS_SKIP_CHECK": "1", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 

@@ -39,6 +39,8 @@ class BootSector:
     BPB_ExtFlags: int
     BPB_FSVer: int
     BPB_RootClus: int
+    BPB_FSInfo: int
+    BPB_BkBootSec: int
     BS_Reserved1: int
     BS_BootSig: int
     BS_VolID: int
@@ -54,6 +56,12 @@ class BootSector:
         """``BS_VolLab``, unless it says that there is none."""
         told = self.BS_BootSig == layout.BOOT_SIGNATURE_WITH_LABEL and self.BS_VolLab != layout.NO_NAME
         return self.BS_VolLab if told else None
+
+    @property
+    def active_fat(self) -> int | None:
+        """The only FAT that is kept, by number; None: all are, and are alike."""
+        single = self.BPB_FATSz16 == 0 and self.BPB_ExtFlags & layout.EXT_FLAGS_ONE_FAT_ACTIVE
+        return self.BPB_ExtFlags & layout.EXT_FLAGS_ACTIVE_FAT if single else None
 
     @property
     def dirty(self) -> bool:
@@ -126,7 +134,7 @@ def parse(boot_sector: bytes) -> BootSector:
         extended_at = layout.BS_EXTENDED_OFFSET_FAT32
     extended = layout.BS_EXTENDED.unpack_from(boot_sector, extended_at)
     signed = boot_sector[layout.SIGNATURE_OFFSET :][:2] == layout.SIGNATURE
-    return BootSector(boot_sector[:3], boot_sector[layout.BS_OEMName], signed, *common, *fat32[:4], *extended[1:])
+    return BootSector(boot_sector[:3], boot_sector[layout.BS_OEMName], signed, *common, *fat32, *extended[1:])
 
 
 def geometry_of(boot: BootSector) -> Geometry:
@@ -150,8 +158,7 @@ def geometry_of(boot: BootSector) -> Geometry:
         )
     active = 0
     if bits == 32:
-        if boot.BPB_ExtFlags & layout.EXT_FLAGS_ONE_FAT_ACTIVE:
-            active = boot.BPB_ExtFlags & layout.EXT_FLAGS_ACTIVE_FAT
+        active = boot.active_fat or 0
         if active >= boot.BPB_NumFATs:
             raise InconsistentVolume("BPB_ExtFlags", f"names FAT {active}, BPB_NumFATs is {boot.BPB_NumFATs}")
         if not layout.FIRST_CLUSTER <= boot.BPB_RootClus < clusters + layout.FIRST_CLUSTER:
@@ -204,7 +211,7 @@ def _check_fields(boot: BootSector) -> None:
 
 def _fat_bits(boot: BootSector, clusters: int) -> int:
     """The type, by the number of clusters alone; formatters also make small FAT32, which only BPB_FATSz16 tells."""
-    limit = layout.ENTRY_MASK_FAT32 - 0x10 if boot.BPB_FATSz16 == 0 else layout.CLUSTERS_FAT32_MIN - 1
+    limit = layout.CLUSTERS_FAT32_MAX if boot.BPB_FATSz16 == 0 else layout.CLUSTERS_FAT32_MIN - 1
     if not 1 <= clusters <= limit:
         raise InconsistentVolume("BPB_SecPerClus", f"gives {clusters} clusters, allowed are 1 to {limit}")
     if boot.BPB_FATSz16 == 0:

@@ -22,6 +22,20 @@ BPB_FAT32 = struct.Struct("<IHHIHH")
 """From byte 36, FAT32 only: BPB_FATSz32 (sectors), BPB_ExtFlags, BPB_FSVer (high byte major), BPB_RootClus (cluster),
 BPB_FSInfo (sector), BPB_BkBootSec (sector)."""
 BPB_FAT32_OFFSET = 36
+BPB_FIELD = {
+    "BPB_TotSec16": (19, 2),
+    "BPB_FATSz16": (22, 2),
+    "BPB_SecPerTrk": (24, 2),
+    "BPB_NumHeads": (26, 2),
+    "BPB_HiddSec": (28, 4),
+    "BPB_TotSec32": (32, 4),
+    "BPB_FATSz32": (36, 4),
+    "BPB_RootClus": (44, 4),
+}
+"""(offset, length) of fields that differ where a volume is laid out anew."""
+BPB_DOS2_END, BPB_FAT16_END = 24, 36
+"""Where the BPB of DOS 2 ended, and where the fields that all types of FAT have in common end. Boot code may begin
+between them on media of that age; BS_jmpBoot tells."""
 BS_EXTENDED = struct.Struct("<BBBI11s8s")
 """BS_DrvNum, BS_Reserved1, BS_BootSig, BS_VolID, BS_VolLab, BS_FilSysType."""
 BS_EXTENDED_OFFSET_FAT16 = 36
@@ -47,6 +61,8 @@ CLUSTERS_FAT16_MIN = 4085
 """Fewer clusters: FAT12."""
 CLUSTERS_FAT32_MIN = 65525
 """Fewer clusters: FAT12 or FAT16."""
+CLUSTERS_FAT32_MAX = 0x0FFFFFEF
+"""The last few numbers before the bad mark are left alone by those who format."""
 ENTRY_MASK_FAT32 = 0x0FFFFFFF
 """The upper 4 bits of a FAT32 entry are reserved."""
 BAD_CLUSTER = {12: 0xFF7, 16: 0xFFF7, 32: 0x0FFFFFF7}
@@ -54,6 +70,14 @@ END_OF_CHAIN = {12: 0xFF8, 16: 0xFFF8, 32: 0x0FFFFFF8}
 """This and every higher value."""
 CLEAN_SHUT_AND_NO_ERROR = {16: 0xC000, 32: 0x0C000000}
 """FAT[1], ClnShutBitMask and HrdErrBitMask: both are set on a volume in order."""
+
+FSINFO_BYTES = 512
+FSI_SIGNATURES = ((0, b"RRaA"), (484, b"rrAa"), (508, b"\0\0\x55\xaa"))
+"""(offset, value) of FSI_LeadSig, FSI_StrucSig and FSI_TrailSig."""
+FSI_Free_Count = struct.Struct("<II")
+"""FSI_Free_Count (clusters), FSI_Nxt_Free (cluster)."""
+FSI_Free_Count_OFFSET = 488
+FSI_UNKNOWN = 0xFFFFFFFF
 
 ENTRY_BYTES = 32
 DIRECTORY_BYTES_MAX = 65536 * ENTRY_BYTES

@@ -196,16 +196,20 @@ def load(device: BlockDevice, geometry: Geometry) -> Table:
 
 def read_entries(device: BlockDevice, geometry: Geometry, first: int, count: int) -> NDArray[np.uint32]:
     """The entries ``first`` to ``first + count`` of the FAT that is kept, without reserved bits."""
-    if geometry.fat_bits == 12:
-        low, high = first * 3 // 2, -(-(first + count) * 3 // 2)
-        packed = np.frombuffer(device.read(geometry.fat_offset + low, high - low), dtype=np.uint8).astype(np.uint32)
-        bit = np.arange(first, first + count) * 12 - low * 8
+    low, high = first * geometry.fat_bits // 8, -(-(first + count) * geometry.fat_bits // 8)
+    raw = device.read(geometry.fat_offset + low, high - low)
+    return unpack_entries(raw, geometry.fat_bits, first, count)
+
+
+def unpack_entries(raw: bytes, fat_bits: int, first: int, count: int) -> NDArray[np.uint32]:
+    """As :func:`read_entries`, from the bytes of these entries: the first and last shared with others on FAT12."""
+    if fat_bits == 12:
+        packed = np.frombuffer(raw, dtype=np.uint8).astype(np.uint32)
+        bit = np.arange(first, first + count) * 12 - first * 3 // 2 * 8
         pair = packed[bit >> 3] | packed[(bit >> 3) + 1] << 8
         unpacked: NDArray[np.uint32] = pair >> (bit & 4).astype(np.uint32) & 0xFFF
         return unpacked
-    size = geometry.fat_bits // 8
-    raw = device.read(geometry.fat_offset + first * size, count * size)
-    entries = np.frombuffer(raw, dtype=f"<u{size}").astype(np.uint32, copy=False)
+    entries = np.frombuffer(raw, dtype=f"<u{fat_bits // 8}").astype(np.uint32, copy=False)
     return np.bitwise_and(entries, layout.ENTRY_MASK_FAT32, dtype=np.uint32)
 
 

@@ -19,15 +19,19 @@ from sqlimage.filesystem.fat import layout
 from sqlimage.filesystem.fat.boot import geometry_of, parse
 from sqlimage.filesystem.fat.content import FatContent
 from sqlimage.filesystem.fat.directory import first_cluster_of, label_in, label_text, names_something
+from sqlimage.filesystem.fat.relocate import Source, relocate
+from sqlimage.filesystem.fat.relocate_size import smallest_bytes
 from sqlimage.filesystem.fat.table import Table, load, read_entries
 from sqlimage.filesystem.fat.tree import DIRECTORY_BYTES_TOLERATED, TreeScanner, read_directory
 from sqlimage.filesystem.fat.walk import Pages, walk
+from sqlimage.filesystem.relocation import Relocation, Wish
 
 ROOT_RECORD = 0
 
 
 class FatVolume:
-    """A :class:`~sqlimage.filesystem.contract.FileSystem` by the Microsoft FAT specification (2005).
+    """A :class:`~sqlimage.filesystem.contract.FileSystem` by the Microsoft FAT specification (2005), and
+    :class:`~sqlimage.filesystem.relocation.Relocatable`.
 
     Opening reads the boot sector only, and raises :class:`InconsistentVolume` where it is not a FAT boot sector or
     where the volume is longer than ``device``. The device must not change while the volume is open.
@@ -100,6 +104,19 @@ class FatVolume:
             return FatContent(self._device, self._runs_of_directory(first))
         size = int(entry["DIR_FileSize"][0])
         return FatContent(self._device, self._runs_of_file(first, size, record), size)
+
+    def smallest_bytes(self, scan: Scan) -> int:
+        """The smallest size that what is allocated fits into without the volume becoming another type of FAT."""
+        return smallest_bytes(self._geometry, self._table.allocated(), self._table.bad)
+
+    def relocate(self, scan: Scan, wish: Wish) -> Relocation:
+        """The plan by which this volume is laid out anew; ``scan`` is its own.
+
+        Raises :class:`~sqlimage.errors.RefusedError` where the size is too small for what is allocated or for the type
+        of FAT, a field cannot hold what is asked for, or the volume is dirty; :class:`InconsistentVolume` where its
+        FATs differ, chains meet or do not end, or a directory has two entries of one name.
+        """
+        return relocate(Source(self._device, self._boot, self._geometry, self._table, self.facts), scan, wish)
 
     @cached_property
     def _table(self) -> Table:

@@ -1,0 +1,318 @@
+"""Which control information of a FAT volume changes when it is laid out anew, and which stays byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sqlimage.boot import boot, bootable
+from sqlimage.errors import RefusedError
+from sqlimage.filesystem.fat import FatVolume
+from sqlimage.filesystem.fat.boot import geometry_of, parse
+from sqlimage.filesystem.relocation import Relocation, Wish
+from sqlimage.media.file import FileDevice, WritableFileDevice
+from sqlimage.media.memory import MemoryDevice
+from sqlimage.units import KIB, MIB
+from tests.boot.qemu import MACHINE
+from tests.boot.test_command import Facts
+from tests.conftest import run
+from tests.make import bootable as media
+from tests.make import fat as make
+from tests.make.fat import BareVolume, short_entry
+from tests.make.fat_oracle import by_place, carry_out, fsck, in_pieces
+from tests.make.fat_tree import ScatteredVolume
+from tests.make.relocated import moved
+
+GEOMETRY = Wish(hidden_sectors=0x00345678, sectors_per_track=17, tracks_per_cylinder=9)
+
+
+def scattered(path: Path, size_bytes: int, bits: int, *options: str, per_cluster: int = 1) -> ScatteredVolume:
+    """A volume in many pieces whose directories lie behind one another's files."""
+    make.make_volume(path, size_bytes, bits, sectors_per_cluster=per_cluster, options=options)
+    volume = ScatteredVolume(bytearray(path.read_bytes()), seed=bits, longest=2)
+    for name in ("/a", "/a/b", "/a/b/c", "/d"):
+        volume.add_directory(name)
+        for k in range(8):
+            volume.add_file(f"{name}/{k} a longer name", name.encode() * 700 * k, deleted=k == 3)
+    path.write_bytes(volume.finish())
+    return volume
+
+
+def relocate(volume: BareVolume | bytes | bytearray, wish: Wish) -> Relocation:
+    opened = FatVolume(MemoryDevice(volume.content if isinstance(volume, BareVolume) else volume))
+    return opened.relocate(opened.scan(), wish)
+
+
+@pytest.mark.parametrize("bits", [12, 16, 32])
+def test_hidden_sectors_and_geometry_are_set_in_every_boot_sector_and_boot_code_stays(
+    bits: int, tmp_path: Path
+) -> None:
+    source = make.make_volume(tmp_path / "v", 40 * MIB, bits, sectors_per_cluster={12: 32, 16: 8, 32: 1}[bits])
+    make.fill(source, {"a/file": b"x" * 5000}, tmp_path / "tree")
+    code = bytes(range(7, 7 + 128)) * 2
+    with source.open("r+b") as file:
+        for sector in (0, 6) if bits == 32 else (0,):
+            file.seek(sector * 512 + 200)
+            file.write(code)
+    plan = carry_out(source, GEOMETRY, tmp_path / "new")
+    old, new = bytearray(source.read_bytes()), (tmp_path / "new").read_bytes()
+    for sector in (0, 6) if bits == 32 else (0,):
+        struct.pack_into("<HHI", old, sector * 512 + 24, 17, 9, 0x00345678)
+    assert new == old
+    facts = plan.facts
+    assert (facts.hidden_sectors, facts.sectors_per_track, facts.tracks_per_cylinder) == (0x00345678, 17, 9)
+    assert [fixup.reason.partition(":")[0] for fixup in plan.fixups] == ["boot sector", "backup boot sector"][
+        : 1 + bits // 32
+    ]
+    assert all("BPB_HiddSec" in fixup.reason for fixup in plan.fixups)
+
+
+def test_a_backup_that_says_other_things_than_the_boot_sector_is_left_alone(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 40 * MIB, 32, sectors_per_cluster=1)
+    content = bytearray(source.read_bytes())
+    content[6 * 512 + 14] += 1  # BPB_RsvdSecCnt
+    plan = relocate(content, GEOMETRY)
+    assert [fixup.offset_bytes for fixup in plan.fixups] == [0]
+    content[6 * 512 : 7 * 512] = bytes(512)
+    assert [fixup.offset_bytes for fixup in relocate(content, GEOMETRY).fixups] == [0]
+
+
+@pytest.mark.parametrize(
+    ("wish", "field"),
+    [
+        (Wish(hidden_sectors=1 << 32), "BPB_HiddSec"),
+        (Wish(hidden_sectors=-1), "BPB_HiddSec"),
+        (Wish(sectors_per_track=1 << 16), "BPB_SecPerTrk"),
+        (Wish(tracks_per_cylinder=1 << 16), "BPB_NumHeads"),
+    ],
+)
+def test_what_a_field_cannot_hold_is_refused(wish: Wish, field: str) -> None:
+    with pytest.raises(RefusedError, match=f"{field} cannot be"):
+        relocate(BareVolume(12, 100), wish)
+
+
+def test_boot_code_that_begins_within_the_bpb_is_not_written_over() -> None:
+    volume = BareVolume(12, 100)
+    volume.content[0:3] = b"\xeb\x1c\x90"  # DOS 3.0: BPB_HiddSec has 16 bits, the code begins at byte 30
+    volume.content[30:62] = bytes(range(100, 132))
+    plan = relocate(volume, Wish(hidden_sectors=63, size_bytes=volume.heap_offset + 90 * 512))
+    (fixup,) = plan.fixups
+    assert fixup.replacement[28:62] == b"\x3f\x00" + bytes(range(100, 132))
+    assert fixup.replacement[19:21] == (volume.heap_offset // 512 + 90).to_bytes(2, "little")
+    with pytest.raises(RefusedError, match="the boot code begins at byte 30"):
+        relocate(volume, Wish(hidden_sectors=1 << 16))
+    volume.content[0:3] = b"\xeb\x16\x90"  # DOS 2: no BPB_HiddSec
+    with pytest.raises(RefusedError, match="the boot code begins at byte 24"):
+        relocate(volume, Wish(hidden_sectors=1))
+
+
+def test_the_total_moves_between_its_two_fields_at_65536_sectors(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 30 * MIB, 16, sectors_per_cluster=4)
+    make.fill(source, {"a/file": b"x" * 5000}, tmp_path / "tree")
+    total = {}
+    for sectors in (65535, 65536):
+        carry_out(source, Wish(size_bytes=sectors * 512), tmp_path / f"{sectors}")
+        boot_sector = parse((tmp_path / f"{sectors}").read_bytes()[:512])
+        total[sectors] = boot_sector.BPB_TotSec16, boot_sector.BPB_TotSec32
+    assert total == {65535: (65535, 0), 65536: (0, 65536)}
+    carry_out(tmp_path / "65536", Wish(size_bytes=30 * MIB), tmp_path / "back")
+    assert parse((tmp_path / "back").read_bytes()[:512]).BPB_TotSec16 == 30 * MIB // 512
+
+
+def test_fsinfo_and_its_backup_count_what_is_free_and_name_the_first_of_it(tmp_path: Path) -> None:
+    scattered(tmp_path / "v", 40 * MIB, 32)
+    plan = carry_out(tmp_path / "v", Wish(defragment=True, size_bytes=60 * MIB), tmp_path / "new")
+    content = (tmp_path / "new").read_bytes()
+    geometry = geometry_of(parse(content[:512]))
+    used = int(plan.scan.contents.run_length.sum()) // 512
+    for sector in (1, 7):
+        assert struct.unpack_from("<II", content, sector * 512 + 488) == (geometry.total_clusters - used, used + 2)
+    assert parse(content[:512]).BPB_RootClus == parse(content[6 * 512 :][:512]).BPB_RootClus == 2
+    assert plan.scan.contents.run_offset[0] == geometry.heap_offset
+
+
+def test_a_root_directory_in_the_middle_of_the_heap_comes_to_its_front(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 40 * MIB, 32, sectors_per_cluster=1)
+    content = bytearray(source.read_bytes())
+    for sector in (0, 6):
+        struct.pack_into("<I", content, sector * 512 + 44, 500)
+    volume = ScatteredVolume(content, seed=1)
+    volume.link(2, 0)
+    volume.add_directory("/below")
+    for k in range(100):
+        volume.add_file(f"/below/{k}", b"a" * 700)
+        volume.add_file(f"/above {k}", b"a" * 700)
+    source.write_bytes(volume.finish())
+    assert fsck(source)[0] == 0
+    plan = carry_out(source, Wish(defragment=True), tmp_path / "new")
+    new = (tmp_path / "new").read_bytes()
+    assert parse(new[:512]).BPB_RootClus == parse(new[6 * 512 :][:512]).BPB_RootClus == 2
+    assert in_pieces(plan.scan) == []
+
+
+@pytest.mark.parametrize("bits", [12, 16, 32])
+def test_dot_entries_name_the_directory_and_the_one_above(bits: int, tmp_path: Path) -> None:
+    volume = scattered(tmp_path / "v", {12: 1440 * KIB, 16: 9 * MIB, 32: 40 * MIB}[bits], bits)
+    plan = carry_out(tmp_path / "v", Wish(defragment=True), tmp_path / "new")
+    content = (tmp_path / "new").read_bytes()
+    heap = geometry_of(parse(content[:512])).heap_offset
+    row = {path: row for row, path in enumerate(plan.scan.entries.path)}
+
+    def place(path: str) -> int:
+        return int(plan.scan.contents.run_offset[plan.scan.contents.first_run[row[path]]])
+
+    def number(path: str) -> int:
+        return 0 if path == "/" else (place(path) - heap) // volume.bytes_per_cluster + 2
+
+    for path in ("/a", "/a/b", "/a/b/c", "/d"):
+        above = path.rpartition("/")[0] or "/"
+        head = content[place(path) :][:64]
+        assert head == short_entry(b".", number(path), attributes=0x10) + short_entry(
+            b"..", number(above), attributes=0x10
+        )
+
+
+def test_all_fats_are_written_or_the_one_that_is_kept(tmp_path: Path) -> None:
+    volume = scattered(tmp_path / "v", 40 * MIB, 32, "-f", "3")
+    plan = carry_out(tmp_path / "v", Wish(defragment=True, size_bytes=30 * MIB * 3), tmp_path / "new", checker=False)
+    content = (tmp_path / "new").read_bytes()
+    geometry = geometry_of(parse(content[:512]))
+    fats = [content[volume.reserved_bytes + n * geometry.fat_bytes :][: geometry.fat_bytes] for n in range(3)]
+    assert fats[0] == fats[1] == fats[2]
+    chains = [fixup for fixup in plan.fixups if "chains" in fixup.reason]
+    assert {fixup.reason for fixup in chains} == {"FAT 1: chains", "FAT 2: chains", "FAT 3: chains"}
+    assert len({id(fixup.replacement) for fixup in chains}) == len(chains) // 3  # the same bytes are held once
+
+    source = bytearray((tmp_path / "v").read_bytes())
+    for sector in (0, 6):
+        struct.pack_into("<H", source, sector * 512 + 40, 0x81)  # BPB_ExtFlags: the second only
+    source[volume.reserved_bytes + 8 : volume.reserved_bytes + volume.fat_bytes] = b"\xaa" * (volume.fat_bytes - 8)
+    (tmp_path / "v").write_bytes(source)
+    plan = carry_out(tmp_path / "v", Wish(defragment=True), tmp_path / "one", mtools=False, checker=False)
+    assert {fixup.reason for fixup in plan.fixups if "chains" in fixup.reason} == {"FAT 2: chains"}
+    assert (tmp_path / "one").read_bytes()[volume.reserved_bytes + 8 :][:1000] == b"\xaa" * 1000
+
+
+def test_reserved_bits_and_end_marks_stay_and_what_lies_behind_the_last_entry_is_made_free(tmp_path: Path) -> None:
+    volume = BareVolume(32, 70000)
+    volume.chain(2)
+    volume.link(9, 0x0FFFFFF8)
+    volume.write_root(short_entry(b"FILE", 9, 300))
+    for cluster in (3, 9, 70010):
+        volume.content[volume.fat_offset + cluster * 4 + 3] |= 0xA0
+    behind = volume.fat_offset + 70005 * 4
+    volume.content[behind : behind + 3] = b"\x12\x34\x56"  # no cluster yet
+    (tmp_path / "v").write_bytes(volume.content)
+    size = len(volume.content) + 40 * 512
+    carry_out(tmp_path / "v", Wish(defragment=True, size_bytes=size), tmp_path / "new", mtools=False, checker=False)
+    entries = np.frombuffer((tmp_path / "new").read_bytes(), "<u4")[volume.fat_offset // 4 :]
+    assert entries[3] == 0xAFFFFFF8
+    assert entries[9] == entries[70010] == 0xA0000000
+    assert entries[70005] == 0
+
+
+def test_bad_clusters_stay_where_they_are_and_files_go_around_them(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 1440 * KIB, 12, sectors_per_cluster=1)
+    volume = ScatteredVolume(bytearray(source.read_bytes()), seed=5)
+    volume.mark_bad(2, 40, 41, 300, 2500)
+    volume.add_file("/large", b"l" * 400 * 512)  # fits in no gap before the fourth
+    for k in range(60):
+        volume.add_file(f"/{k}", bytes([k]) * 2000)
+    source.write_bytes(volume.finish())
+    plan = carry_out(source, Wish(defragment=True), tmp_path / "new")
+    assert in_pieces(plan.scan) == []
+    places = [volume.offset_of(cluster) for cluster in (2, 40, 41, 300, 2500)]
+    for place in places:
+        assert moved(plan, np.array([place])).tolist() == [place]
+    assert fsck(tmp_path / "new")[1].count(b"bad") == fsck(source)[1].count(b"bad")
+    first = dict(zip(by_place(plan.scan), np.sort(plan.scan.contents.run_offset).tolist(), strict=True))
+    assert first["/0"] == volume.offset_of(3)
+    assert first["/large"] == volume.offset_of(301)
+
+    opened = FatVolume(FileDevice(source))
+    full = opened.smallest_bytes(opened.scan())
+    plan = carry_out(source, Wish(defragment=True, size_bytes=full), tmp_path / "full")
+    assert plan.facts.total_clusters == plan.allocated.clip(volume.heap_offset, plan.facts.size_bytes).total // 512
+    assert plan.scan.contents.first_run[-1] <= len(plan.scan.contents) + 4  # one cut for each bad place at most
+    assert moved(plan, np.array([volume.offset_of(2500)])).tolist() == [-1]  # behind the end
+
+
+def test_a_fat_does_not_grow_over_a_bad_cluster(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 40 * MIB, 32, sectors_per_cluster=1)
+    clean = bytearray(source.read_bytes())
+    for bad, grows in ((10, False), (5000, True)):
+        volume = ScatteredVolume(bytearray(clean), seed=5)
+        volume.mark_bad(bad)
+        volume.add_file("/file", b"l" * 4000 * 512)
+        source.write_bytes(volume.finish())
+        plan = carry_out(source, Wish(size_bytes=80 * MIB), tmp_path / "new")
+        geometry = geometry_of(parse((tmp_path / "new").read_bytes()[:512]))
+        place = volume.offset_of(bad)
+        assert moved(plan, np.array([place])).tolist() == [place]
+        assert (geometry.fat_bytes > volume.fat_bytes) == grows
+        assert plan.facts.notes == () if grows else "no room for larger ones" in plan.facts.notes[0]
+
+
+def test_lost_chains_are_kept_as_they_are_behind_the_files(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 1440 * KIB, 12, sectors_per_cluster=1)
+    volume = ScatteredVolume(bytearray(source.read_bytes()), seed=9)
+    volume.add_file("/one", b"1" * 3000)
+    lost = [volume.lose(3, b"lost %d " % k * 200) for k in range(2)]
+    volume.add_file("/two", b"2" * 3000)
+    source.write_bytes(volume.finish())
+    plan = carry_out(source, Wish(defragment=True), tmp_path / "new", checker=False)
+    content = (tmp_path / "new").read_bytes()
+    at = volume.offset_of(2) + 12 * 512
+    for k, chain in sorted(enumerate(lost), key=lambda pair: pair[1][0]):
+        told = (b"lost %d " % k * 200)[: 3 * 512]
+        assert content[at : at + 3 * 512] == told.ljust(3 * 512, b"\0")
+        assert moved(plan, np.array([volume.offset_of(chain[0])])).tolist() == [at]
+        at += 3 * 512
+    code, text = fsck(tmp_path / "new")
+    assert (code, text.count(b"chain")) == (fsck(source)[0], fsck(source)[1].count(b"chain"))
+
+
+def test_what_the_boot_code_of_syslinux_knows_by_place_stays_there(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 24 * MIB, 16, sectors_per_cluster=2)
+    make.fill(source, {f"{k}": b"x" * 3000 for k in range(50)}, tmp_path / "tree")
+    run("syslinux", "--install", source)
+    make.delete(source, *(f"/{k}" for k in range(0, 50, 2)))
+    first = make.cluster_runs(source, "/ldlinux.sys")
+    for size in (None, 20 * MIB, 60 * MIB):
+        plan = carry_out(source, Wish(defragment=True, size_bytes=size), tmp_path / "new")
+        old, new = (geometry_of(parse(path.read_bytes()[:512])) for path in (source, tmp_path / "new"))
+        found = make.cluster_runs(tmp_path / "new", "/ldlinux.sys")
+        assert [(new.offset_of(c), n) for c, n in found] == [(old.offset_of(c), n) for c, n in first]
+        assert in_pieces(plan.scan) == []
+        assert plan.facts.notes == ()
+
+
+def test_syslinux_must_be_installed_anew_where_its_file_lay_behind_the_end(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 24 * MIB, 16, sectors_per_cluster=2)
+    make.fill(source, {"large": b"x" * 14 * MIB}, tmp_path / "tree")
+    run("syslinux", "--install", source)
+    make.delete(source, "/large")
+    plan = carry_out(source, Wish(size_bytes=10 * MIB), tmp_path / "new")
+    assert plan.facts.notes == ("SYSLINUX will not start from it until it is installed anew: ldlinux.sys has moved",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [12, 16, 32])
+def test_a_volume_that_boots_still_does(bits: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "v"
+    shutil.copyfile(media.fat_volume(bits), source)
+    for size in (source.stat().st_size * 15 // 16, source.stat().st_size * 2):
+        carry_out(
+            source, Wish(True, size, sectors_per_track=63, tracks_per_cylinder=255), tmp_path / "new", mtools=False
+        )
+        device = WritableFileDevice(tmp_path / "new")
+        problems: list[str] = []
+        code = boot(bootable(device, [Facts(0, f"fat{bits}", 0)]).device, MACHINE, on_problem=problems.append)
+        assert (code, problems) == (0, [])
+        assert media.BOOT_DONE.decode() in "".join(capfd.readouterr())
+        device.close()
+        assert fsck(tmp_path / "new")[0] == 0
