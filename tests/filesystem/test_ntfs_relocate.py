@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +18,6 @@ from sqlimage.filesystem.contract import HOLE, ContentFlag, Scan
 from sqlimage.filesystem.ntfs.volume import NtfsVolume
 from sqlimage.filesystem.relocation import Relocatable, Wish
 from sqlimage.media.file import FileDevice
-from sqlimage.media.memory import MemoryDevice
 from tests.conftest import run
 from tests.make.ntfs import make_volume, mounted, write_tree
 from tests.make.ntfs_relocated import check_by_others, files_of, listed_by_sleuthkit, relocated, scattered, stretches
@@ -263,16 +261,3 @@ def test_a_volume_on_large_sectors(tmp_path: Path) -> None:
         relocated(image, wish, tmp_path / "new.img")
         check_by_others(tmp_path / "new.img")
     read_through_driver(tmp_path / "new.img", files)
-
-
-def test_a_volume_without_a_backup_boot_sector_gets_one(made: Made, tmp_path: Path) -> None:
-    cut = tmp_path / "cut.img"
-    shutil.copyfile(made.image, cut)
-    os.truncate(cut, made.size - 512)
-    device = MemoryDevice(cut.read_bytes())
-    volume = NtfsVolume(device)
-    assert volume.facts.size_bytes == made.size - 512
-    for wish in (Wish(size_bytes=made.size), Wish(size_bytes=made.size, defragment=True)):
-        relocated(device, wish, tmp_path / "new.img")
-        check_by_others(tmp_path / "new.img")
-    assert relocated(device, Wish(hidden_sectors=5), tmp_path / "new.img").facts.size_bytes == made.size - 512

@@ -16,6 +16,7 @@ from sqlimage.filesystem.ntfs.runlist import encode_many
 from sqlimage.filesystem.ntfs.volume import NtfsVolume
 from sqlimage.filesystem.relocation import Relocation, Wish
 from sqlimage.media.memory import MemoryDevice
+from tests.conftest import run
 from tests.make.ntfs import VolumeBytes, make_everything, make_volume, mounted, write_tree
 from tests.make.ntfs_relocated import check_by_others, files_of, relocated, restart_page, scattered, stretches
 
@@ -132,6 +133,34 @@ def test_no_volume_has_more_clusters_than_32_bits_tell(pristine: bytes) -> None:
     relocation = plan(VolumeBytes(pristine), Wish(size_bytes=1 << 44))
     assert relocation.facts.total_clusters == (1 << 32) - 1
     assert relocation.facts.size_bytes == ((1 << 32) - 1) * 1024 + 512
+
+
+def test_a_volume_without_a_backup_boot_sector_gets_one(pristine: bytes, tmp_path: Path) -> None:
+    device = MemoryDevice(pristine[:-512])
+    for wish in (Wish(size_bytes=len(pristine)), Wish(size_bytes=len(pristine), defragment=True)):
+        relocated(device, wish, tmp_path / "new.img")
+        check_by_others(tmp_path / "new.img")
+        content = (tmp_path / "new.img").read_bytes()
+        assert len(content) == len(pristine) and content[-512:] == content[:512]
+    facts = relocated(device, Wish(hidden_sectors=5), tmp_path / "new.img").facts
+    assert facts.size_bytes == len(pristine) - 512
+
+
+def test_a_backup_boot_sector_that_is_none_is_replaced(pristine: bytes, tmp_path: Path) -> None:
+    content = pristine[:-512] + b"not a boot sector".ljust(512)
+    relocated(MemoryDevice(content), Wish(defragment=True), tmp_path / "new.img")
+    new = (tmp_path / "new.img").read_bytes()
+    assert new[-512:] == new[:512] != pristine[:512]
+
+
+def test_ntfscluster_finds_each_file_where_the_plan_says(pristine: bytes, tmp_path: Path) -> None:
+    image = tmp_path / "new.img"
+    relocation = relocated(MemoryDevice(pristine), Wish(defragment=True), image)
+    for path in ("/large", "/a/second", "/packed/text", "/sparse"):
+        backed = [run for run in stretches(relocation.scan.contents, files_of(relocation.scan)[path]) if run[0] != HOLE]
+        first, end = backed[0][0] // 1024, sum(backed[-1]) // 1024
+        told = run("ntfscluster", "-f", "-c", f"{first}-{end - 1}", image).stdout.decode()
+        assert f"{path}/$DATA" in told and "* one inode found" in told
 
 
 def clusters(made: VolumeBytes, path: str) -> tuple[int, int]:
