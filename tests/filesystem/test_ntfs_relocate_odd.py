@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +11,11 @@ import pytest
 
 from sqlimage.errors import InconsistentVolume, RefusedError, UsageError
 from sqlimage.filesystem.contract import HOLE
-from sqlimage.filesystem.ntfs.runlist import encode_many
 from sqlimage.filesystem.ntfs.volume import NtfsVolume
 from sqlimage.filesystem.relocation import Relocation, Wish
 from sqlimage.media.memory import MemoryDevice
 from tests.conftest import run
-from tests.make.ntfs import VolumeBytes, make_everything, make_volume, mounted, write_tree
+from tests.make.ntfs import VolumeBytes, clusters, make_everything, make_volume, mounted, put_pairs, write_tree
 from tests.make.ntfs_relocated import check_by_others, files_of, relocated, restart_page, scattered, stretches
 
 MIB = 1 << 20
@@ -163,15 +161,6 @@ def test_ntfscluster_finds_each_file_where_the_plan_says(pristine: bytes, tmp_pa
         assert f"{path}/$DATA" in told and "* one inode found" in told
 
 
-def clusters(made: VolumeBytes, path: str) -> tuple[int, int]:
-    """The LCN of a file's first run and its length."""
-    scan = NtfsVolume(MemoryDevice(made.content)).scan()
-    row = int(scan.entries.content[scan.entries.path.index(path)])
-    run_row = int(scan.contents.first_run[row])
-    unit = made.cluster_bytes
-    return int(scan.contents.run_offset[run_row]) // unit, int(scan.contents.run_length[run_row]) // unit
-
-
 def mark(made: VolumeBytes, lcns: list[int], in_use: bool) -> None:
     """Set or clear bits of $Bitmap."""
     at = place_of(made.content, "/$Bitmap")
@@ -186,22 +175,6 @@ def free_clusters(made: VolumeBytes) -> list[int]:
     free = volume.allocated().clip(0, heap).complement(heap)
     unit = made.cluster_bytes
     return [lcn for start, length in free for lcn in range(start // unit, (start + length) // unit)]
-
-
-def put_pairs(made: VolumeBytes, number: int, type_code: int, nth: int, runs: list[tuple[int, int]]) -> None:
-    """Another run list for an attribute, whatever its length; what comes behind it moves."""
-    table = np.array(runs, dtype=np.int64)
-    pairs = encode_many(np.array([len(runs)]), table[:, 0], table[:, 1])[0].tobytes()
-    at, record = made.attribute_at(number, type_code, nth), made.record(number)
-    (length,) = struct.unpack_from("<I", record, at + 4)
-    (pairs_at,) = struct.unpack_from("<H", record, at + 0x20)
-    new = record[at : at + pairs_at] + pairs
-    new += bytes(-len(new) % 8)
-    struct.pack_into("<I", new, 4, len(new))
-    (free,) = struct.unpack_from("<I", record, 0x18)
-    out = record[:at] + new + record[at + length : free]
-    struct.pack_into("<I", out, 0x18, len(out))
-    made.put_record(number, bytes(out.ljust(made.record_bytes, b"\0")))
 
 
 def with_bad_clusters(pristine: bytes, choose: Callable[[list[int]], list[int]]) -> tuple[VolumeBytes, list[int]]:

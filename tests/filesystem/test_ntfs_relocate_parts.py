@@ -10,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sqlimage.errors import RefusedError
 from sqlimage.extent import Runs
 from sqlimage.filesystem.content import InlineContent
 from sqlimage.filesystem.contract import HOLE
+from sqlimage.filesystem.ntfs.boot import BootSector, Geometry
 from sqlimage.filesystem.ntfs.relocate_bitmap import bits_of
 from sqlimage.filesystem.ntfs.relocate_layout import from_the_front, into_gaps
 from sqlimage.filesystem.ntfs.relocate_log import log_problem
-from sqlimage.filesystem.ntfs.relocate_size import Demand
+from sqlimage.filesystem.ntfs.relocate_pack import pack
+from sqlimage.filesystem.ntfs.relocate_size import Demand, span_for
 from sqlimage.filesystem.ntfs.relocate_table import NEW, Moved, Places, Table, moved, resized
 from sqlimage.filesystem.ntfs.runlist import decode, encode_many
 from tests.make.ntfs_relocated import restart_page
@@ -174,6 +177,49 @@ def test_what_a_stream_has_to_move_is_kept_together_where_a_gap_takes_it() -> No
     assert clusters_of(result.table) == [[0, 1, 2, 3, 4], [5, 6], [10], [], [], []]
 
 
+def test_a_bitmap_that_grows_stays_where_it_is_if_there_is_room_behind_it() -> None:
+    columns = np.array([(0, 10, 2), (0, NEW, 3), (1, 0, 4), (2, 20, 1)], dtype=np.int64)
+    table = Table(columns[:, 0], columns[:, 0], columns[:, 1], columns[:, 2])
+    for room, place in ((30, 10), (14, 4)):
+        places = into_gaps(table, room, 0, cut=False)
+        assert places is not None
+        result = moved(table, places, np.zeros(6, dtype=np.bool_), merge=True)
+        assert clusters_of(result.table)[0] == list(range(place, place + 5))
+
+
+def test_items_that_must_come_first_do_so_where_the_order_of_the_others_cannot_be_kept() -> None:
+    gaps, size = Runs.of([(0, 5), (10, 5)]), np.array([3, 5, 2], dtype=np.int64)
+    for first, places in ((0, [10, 0, 13]), (1, [0, 10, 3])):
+        packed = pack(gaps, size, first)
+        assert packed is not None
+        assert [place for _, place in sorted(zip(packed.item.tolist(), packed.place.tolist(), strict=True))] == places
+    assert pack(gaps, size + 1, 0) is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(1, 20)), max_size=20),
+    st.lists(st.integers(1, 30), min_size=1, max_size=20),
+    st.integers(0, 3),
+)
+def test_items_fill_gaps_without_overlap_and_are_torn_only_where_no_gap_takes_them(
+    gaps: list[tuple[int, int]], sizes: list[int], first: int
+) -> None:
+    free = Runs.of(gaps)
+    packed = pack(free, np.array(sizes, dtype=np.int64), min(first, len(sizes)))
+    if sum(sizes) > free.total:
+        assert packed is None
+        return
+    assert packed is not None
+    pieces = sorted(zip(packed.item.tolist(), packed.inside.tolist(), packed.place.tolist(), strict=True))
+    used: list[int] = []
+    for (item, inside, place), after in zip(pieces, [*pieces[1:], (-1, 0, 0)], strict=True):
+        end = after[1] if after[0] == item else sizes[item]
+        used += range(place, place + end - inside)
+    assert len(set(used)) == len(used) == sum(sizes)
+    assert free.covers(Runs.of((place, 1) for place in used))
+    assert {item for item, _, _ in pieces} == set(range(len(sizes)))
+
+
 @given(tables(), st.integers(0, 5), st.integers(0, 60))
 def test_a_stream_that_is_made_longer_or_shorter_keeps_its_start(made: tuple[Table, int], owner: int, to: int) -> None:
     table, _ = made
@@ -194,6 +240,17 @@ def test_a_stream_that_is_made_longer_or_shorter_keeps_its_start(made: tuple[Tab
 def test_the_least_size_is_the_first_that_fits(in_use: int, bad: list[tuple[int, int]], unit: int) -> None:
     demand = Demand(1000, in_use, unit, Runs.of(bad).clip(0, 1000))
     assert demand.least() == next(clusters for clusters in range(1001) if demand.fits(clusters))
+
+
+def test_where_a_size_does_not_fit_though_a_smaller_one_does_the_volume_spans_less() -> None:
+    boot = BootSector(512, 1, 0, 0, 0, 9000, 4, 8, -10, 1, 0)
+    geometry = Geometry(boot, 512, 1024, 9000, 9001 * 512)
+    demand = Demand(9000, 4094, 512, Runs.of([(4095, 2)]))
+    assert [demand.fits(clusters) for clusters in (4094, 4095, 4096, 4097, 4098)] == [False, True, True, False, True]
+    assert span_for(geometry, demand, 4098 * 512).clusters == 4095
+    assert span_for(geometry, demand, 4099 * 512).clusters == 4098
+    with pytest.raises(RefusedError, match=f"needs {4096 * 512} bytes"):
+        span_for(geometry, demand, 4095 * 512)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 700))), st.integers(0, 600), st.integers(1, 200))

@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
+from sqlimage.filesystem.ntfs.runlist import encode_many
+from sqlimage.filesystem.ntfs.volume import NtfsVolume
+from sqlimage.media.memory import MemoryDevice
 from tests.conftest import run
 
 ATTRIBUTES, REPARSE_DATA, DOS_NAME = "system.ntfs_attrib_be", "system.ntfs_reparse_data", "system.ntfs_dos_name"
@@ -155,3 +160,28 @@ class VolumeBytes:
         start = self.attribute_at(number, type_code, nth)
         (value,) = struct.unpack_from("<H", self.record(number), start + 0x14)
         self.patch(number, start + value + at, data)
+
+
+def clusters(made: VolumeBytes, path: str) -> tuple[int, int]:
+    """The LCN of a file's first run and its length."""
+    scan = NtfsVolume(MemoryDevice(made.content)).scan()
+    row = int(scan.entries.content[scan.entries.path.index(path)])
+    run_row = int(scan.contents.first_run[row])
+    unit = made.cluster_bytes
+    return int(scan.contents.run_offset[run_row]) // unit, int(scan.contents.run_length[run_row]) // unit
+
+
+def put_pairs(made: VolumeBytes, number: int, type_code: int, nth: int, runs: list[tuple[int, int]]) -> None:
+    """Another run list for an attribute, whatever its length; what comes behind it moves."""
+    table = np.array(runs, dtype=np.int64)
+    pairs = encode_many(np.array([len(runs)]), table[:, 0], table[:, 1])[0].tobytes()
+    at, record = made.attribute_at(number, type_code, nth), made.record(number)
+    (length,) = struct.unpack_from("<I", record, at + 4)
+    (pairs_at,) = struct.unpack_from("<H", record, at + 0x20)
+    new = record[at : at + pairs_at] + pairs
+    new += bytes(-len(new) % 8)
+    struct.pack_into("<I", new, 4, len(new))
+    (free,) = struct.unpack_from("<I", record, 0x18)
+    out = record[:at] + new + record[at + length : free]
+    struct.pack_into("<I", out, 0x18, len(out))
+    made.put_record(number, bytes(out.ljust(made.record_bytes, b"\0")))

@@ -39,8 +39,6 @@ class Demand:
 
     def fits(self, clusters: int) -> bool:
         """Whether all of it can be brought into so many."""
-        if clusters == self.clusters:
-            return True
         good = clusters - self.bad.clip(0, clusters).total
         return self.in_use + bitmap_clusters(clusters, self.bytes_per_cluster) <= good
 
