@@ -8,10 +8,11 @@ will be.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol, runtime_checkable
 
 from sqlimage.extent import Int64s, Runs
 from sqlimage.filesystem.contract import Scan, VolumeFacts
+from sqlimage.fixup import Fixup
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,6 @@ class Wish:
     hidden_sectors: int | None = None
     sectors_per_track: int | None = None
     tracks_per_cylinder: int | None = None
-
-
-class Fixup(NamedTuple):
-    """One change of control information. ``original`` is what lies at ``offset`` of the new volume when everything has
-    been moved, ``replacement`` (as long) what must lie there."""
-
-    offset_bytes: int
-    original: bytes
-    replacement: bytes
-    reason: str
-    """For people: ``MFT record 38: run list of $DATA``, ``FAT 1: chains``, ``boot sector: BPB_TotSec32``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +48,7 @@ class Relocation:
     and the runs as they will be."""
 
 
+@runtime_checkable
 class Relocatable(Protocol):
     """A file system that can be laid out anew."""
 

@@ -148,6 +148,7 @@ def cost_of(path: Path) -> Cost:
         from sqlimage.errors import InconsistentVolume
         from sqlimage.filesystem.exfat import ExfatVolume
         from sqlimage.media.file import FileDevice
+        from tests.make.cost import peak_bytes
         said = []
         for what in ("allocated", "scan"):
             try:
@@ -156,7 +157,7 @@ def cost_of(path: Path) -> Cost:
             except InconsistentVolume as refused:
                 said.append(str(refused))
         used = resource.getrusage(resource.RUSAGE_SELF)
-        print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, "; ".join(said))
+        print(used.ru_utime + used.ru_stime, peak_bytes() / (1 << 20), "; ".join(said))
     """
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, check=True, text=True)
     seconds, mebibytes, said = done.stdout.strip().split(" ", 2)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import struct
 import time
 from contextlib import suppress
@@ -22,6 +21,7 @@ from sqlimage.filesystem.contract import HOLE
 from sqlimage.filesystem.ext import ExtVolume
 from sqlimage.media.memory import MemoryDevice
 from sqlimage.units import GIB, MIB
+from tests.make.cost import peak_bytes
 from tests.make.ext import commit, crash, fill, in_memory, make_volume, mounted, needs_mount, settle, work
 from tests.make.ext_bytes import ExtBytes, Place, structures
 
@@ -164,6 +164,6 @@ def test_no_change_to_a_volume_breaks_a_promise(pristine: Pristine, request: pyt
 @pytest.mark.slow
 def test_ten_thousand_changes_break_no_promise(pristine: Pristine, request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.params["pristine"]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    before = peak_bytes()
     assert mutate_and_check(pristine, 10_000 // len(VOLUMES), f"{name}, long") > 100
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 < max(before, GIB)
+    assert peak_bytes() < max(before, GIB)

@@ -105,6 +105,9 @@ def test_boot_code_that_begins_within_the_bpb_is_not_written_over() -> None:
     assert fixup.replacement[19:21] == (volume.heap_offset // 512 + 90).to_bytes(2, "little")
     with pytest.raises(RefusedError, match="the boot code begins at byte 30"):
         relocate(volume, Wish(hidden_sectors=1 << 16))
+    newer = BareVolume(32, 70000)
+    newer.content[0:3] = b"\xeb\x1c\x90"  # FAT32 has all fields, whatever the jump
+    assert relocate(newer, Wish(hidden_sectors=1 << 16)).facts.hidden_sectors == 1 << 16
     volume.content[0:3] = b"\xeb\x16\x90"  # DOS 2: no BPB_HiddSec
     with pytest.raises(RefusedError, match="the boot code begins at byte 24"):
         relocate(volume, Wish(hidden_sectors=1))
@@ -123,9 +126,10 @@ def test_the_total_moves_between_its_two_fields_at_65536_sectors(tmp_path: Path)
     assert parse((tmp_path / "back").read_bytes()[:512]).BPB_TotSec16 == 30 * MIB // 512
 
 
-def test_fsinfo_and_its_backup_count_what_is_free_and_name_the_first_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [None, 60 * MIB])
+def test_fsinfo_and_its_backup_count_what_is_free_and_name_the_first_of_it(size: int | None, tmp_path: Path) -> None:
     scattered(tmp_path / "v", 40 * MIB, 32)
-    plan = carry_out(tmp_path / "v", Wish(defragment=True, size_bytes=60 * MIB), tmp_path / "new")
+    plan = carry_out(tmp_path / "v", Wish(defragment=True, size_bytes=size), tmp_path / "new")
     content = (tmp_path / "new").read_bytes()
     geometry = geometry_of(parse(content[:512]))
     used = int(plan.scan.contents.run_length.sum()) // 512
@@ -176,6 +180,40 @@ def test_dot_entries_name_the_directory_and_the_one_above(bits: int, tmp_path: P
         )
 
 
+def test_a_directory_that_lies_backwards_is_turned_round(tmp_path: Path) -> None:
+    volume = BareVolume(12, 100)
+    volume.write_root(short_entry(b"DIR", volume.chain(33, 32, 31), attributes=0x10))
+    entries = [short_entry(b"F%d" % k, volume.chain(90 - k), 5) for k in range(48)]
+    for k, cluster in enumerate((33, 32, 31)):
+        volume.write(cluster, b"".join(entries[k * 16 : (k + 1) * 16]))
+    (tmp_path / "v").write_bytes(volume.content)
+    plan = carry_out(tmp_path / "v", Wish(defragment=True), tmp_path / "new", checker=False)
+    assert plan.scan.contents.run_offset.tolist() == [volume.root_offset, *map(volume.offset_of, (2, *range(5, 53)))]
+
+
+def test_first_clusters_beyond_65535_are_written_in_both_halves(tmp_path: Path) -> None:
+    volume = BareVolume(32, 70000)
+    large = volume.chain(*range(100, 66000))
+    inner, below = volume.chain(5), volume.chain(6)
+    file = volume.chain(7)
+    volume.write_root(short_entry(b"LARGE", large, 65900 * 512), short_entry(b"OUTER", inner, attributes=0x10))
+    dots = short_entry(b".", inner, attributes=0x10) + short_entry(b"..", 0, attributes=0x10)
+    volume.write(inner, dots + short_entry(b"INNER", below, attributes=0x10))
+    dots = short_entry(b".", below, attributes=0x10) + short_entry(b"..", inner, attributes=0x10)
+    volume.write(below, dots + short_entry(b"FILE", file, 9))
+    (tmp_path / "v").write_bytes(volume.content)
+    carry_out(tmp_path / "v", Wish(defragment=True), tmp_path / "new", checker=False)
+    content = (tmp_path / "new").read_bytes()
+    first = 3 + 65900
+    outer, inside = (content[volume.offset_of(cluster) :][:96] for cluster in (first, first + 1))
+    numbers = [
+        struct.unpack_from("<H", part, at + 20)[0] << 16 | struct.unpack_from("<H", part, at + 26)[0]
+        for part in (outer, inside)
+        for at in (0, 32, 64)
+    ]
+    assert numbers == [first, 0, first + 1, first + 1, first, first + 2]
+
+
 def test_all_fats_are_written_or_the_one_that_is_kept(tmp_path: Path) -> None:
     volume = scattered(tmp_path / "v", 40 * MIB, 32, "-f", "3")
     plan = carry_out(tmp_path / "v", Wish(defragment=True, size_bytes=30 * MIB * 3), tmp_path / "new", checker=False)
@@ -215,6 +253,75 @@ def test_reserved_bits_and_end_marks_stay_and_what_lies_behind_the_last_entry_is
     assert entries[70005] == 0
 
 
+def test_entries_behind_the_new_end_are_made_free_and_what_is_no_entry_stays() -> None:
+    volume = BareVolume(12, 101)  # the last entry shares its last byte with what is none
+    half = volume.fat_offset + 103 * 12 // 8
+    volume.content[half] |= 0x50
+    volume.chain(3)
+    volume.chain(60, 61)
+    volume.write_root(short_entry(b"FILE", 60, 700), short_entry(b"OTHER", 3, 10))
+    (table,) = [
+        fixup
+        for fixup in relocate(volume, Wish(size_bytes=volume.heap_offset + 40 * 512)).fixups
+        if "chains" in fixup.reason
+    ]
+    assert table.replacement == short_table(volume, {3: 0xFFF, 4: 5, 5: 0xFFF})
+    (table,) = [fixup for fixup in relocate(volume, Wish(defragment=True)).fixups if "chains" in fixup.reason]
+    assert table.replacement == short_table(volume, {2: 3, 3: 0xFFF, 4: 0xFFF})
+
+
+def short_table(volume: BareVolume, entries: dict[int, int]) -> bytes:
+    """The FAT of a bare FAT12 volume with these entries only."""
+    other = BareVolume(12, 101)
+    for cluster, following in entries.items():
+        other.link(cluster, following)
+    other.content[volume.fat_offset + 103 * 12 // 8] |= 0x50
+    return bytes(other.content[volume.fat_offset :][: -(-103 * 12 // 8)])
+
+
+def test_what_lies_behind_the_last_cluster_stays_where_the_end_does(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 300 * KIB, 12, sectors_per_cluster=8, options=("-a",))
+    make.fill(source, {"file": b"x" * 5000}, tmp_path / "tree")
+    geometry = geometry_of(parse(source.read_bytes()[:512]))
+    content = bytearray(source.read_bytes())
+    tail = geometry.size_bytes - geometry.heap_end
+    assert tail > 512
+    content[geometry.heap_end :] = b"t" * tail
+    source.write_bytes(content)
+    for size, left in ((None, tail), (geometry.size_bytes - 512, tail - 512), (geometry.size_bytes + 512, tail)):
+        carry_out(source, Wish(defragment=True, size_bytes=size), tmp_path / "new")
+        assert (tmp_path / "new").read_bytes()[geometry.heap_end :][:left] == b"t" * left
+    carry_out(source, Wish(size_bytes=2 * geometry.size_bytes), tmp_path / "new")
+    assert not any((tmp_path / "new").read_bytes()[geometry.heap_end :])
+
+
+def test_a_small_fat32_keeps_its_total_in_32_bits_and_says_when_nothing_is_free(tmp_path: Path) -> None:
+    source = make.make_volume(tmp_path / "v", 1 * MIB, 32, sectors_per_cluster=1)
+    volume = ScatteredVolume(bytearray(source.read_bytes()), seed=1)
+    volume.add_file("/file", b"x" * 9000)
+    source.write_bytes(volume.finish())
+    opened = FatVolume(FileDevice(source))
+    plan = carry_out(source, Wish(size_bytes=opened.smallest_bytes(opened.scan())), tmp_path / "new", mtools=False)
+    content = (tmp_path / "new").read_bytes()
+    boot_sector = parse(content[:512])
+    assert (boot_sector.BPB_TotSec16, boot_sector.BPB_TotSec32) == (0, plan.facts.size_bytes // 512)
+    assert struct.unpack_from("<II", content, 512 + 488) == (0, 0xFFFFFFFF)
+
+
+def test_what_is_no_fsinfo_is_left_alone() -> None:
+    volume = BareVolume(32, 70000)
+    volume.chain(9)
+    volume.write_root(short_entry(b"FILE", 9, 300))
+    assert not any("FSINFO" in fixup.reason for fixup in relocate(volume, Wish(defragment=True)).fixups)
+    volume.put(512, b"RRaA")
+    volume.put(512 + 484, b"rrAa")
+    assert not any("FSINFO" in fixup.reason for fixup in relocate(volume, Wish(defragment=True)).fixups)
+    volume.put(512 + 510, b"\x55\xaa")
+    assert any("FSINFO" in fixup.reason for fixup in relocate(volume, Wish(defragment=True)).fixups)
+    volume.content[48] = 40  # BPB_FSInfo: not a reserved sector
+    assert not any("FSINFO" in fixup.reason for fixup in relocate(volume, Wish(defragment=True)).fixups)
+
+
 def test_bad_clusters_stay_where_they_are_and_files_go_around_them(tmp_path: Path) -> None:
     source = make.make_volume(tmp_path / "v", 1440 * KIB, 12, sectors_per_cluster=1)
     volume = ScatteredVolume(bytearray(source.read_bytes()), seed=5)
@@ -245,9 +352,9 @@ def test_a_fat_does_not_grow_over_a_bad_cluster(tmp_path: Path) -> None:
     source = make.make_volume(tmp_path / "v", 40 * MIB, 32, sectors_per_cluster=1)
     clean = bytearray(source.read_bytes())
     for bad, grows in ((10, False), (5000, True)):
-        volume = ScatteredVolume(bytearray(clean), seed=5)
+        volume = ScatteredVolume(bytearray(clean), seed=5, longest=0)
         volume.mark_bad(bad)
-        volume.add_file("/file", b"l" * 4000 * 512)
+        volume.add_file("/file", b"l" * 6000 * 512)  # all around it
         source.write_bytes(volume.finish())
         plan = carry_out(source, Wish(size_bytes=80 * MIB), tmp_path / "new")
         geometry = geometry_of(parse((tmp_path / "new").read_bytes()[:512]))

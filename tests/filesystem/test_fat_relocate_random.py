@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sqlimage.errors import RefusedError
@@ -194,6 +194,8 @@ def test_the_smallest_size_has_as_many_good_clusters_as_are_taken(
     tail=st.integers(0, 63),
     more=st.integers(0, 5000),
 )
+@example(12, 1021, 8, 2, 1, 0, 7, 1)  # the FATs are full, and the sectors behind the last cluster stay
+@example(32, 0, 1, 3, 1, 0, 0, 141)  # one step more than enough would cost clusters
 def test_a_volume_grows_to_as_many_clusters_as_its_room_can_have(
     bits: int, clusters: int, per_cluster: int, fats: int, reserved: int, spare: int, tail: int, more: int
 ) -> None:

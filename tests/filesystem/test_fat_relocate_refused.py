@@ -25,7 +25,7 @@ from tests.make.fat_oracle import carry_out
 from tests.make.fat_tree import ScatteredVolume
 from tests.make.relocated import check_moves
 
-FUZZ_SECONDS = 2.0
+FUZZ_SECONDS = 1.0
 DEFRAGMENT = Wish(defragment=True)
 
 
@@ -158,6 +158,18 @@ def test_more_fixups_than_memory_may_hold_are_refused(monkeypatch: pytest.Monkey
         relocate(with_file())
 
 
+def test_what_all_fats_have_in_common_is_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make.make_volume(tmp_path / "v", 9 * MIB, 16, sectors_per_cluster=1, options=("-f", "4"))
+    volume = ScatteredVolume(bytearray(source.read_bytes()), seed=1)
+    volume.add_file("/file", b"x" * 90000)
+    opened = FatVolume(MemoryDevice(volume.finish()))
+    fixups = opened.relocate(opened.scan(), DEFRAGMENT).fixups
+    held = {id(data): len(data) for fixup in fixups for data in (fixup.original, fixup.replacement)}
+    assert sum(held.values()) < sum(len(fixup.original) for fixup in fixups)
+    monkeypatch.setattr(relocate_ledger, "HELD_BYTES_MAX", sum(held.values()))
+    assert opened.relocate(opened.scan(), DEFRAGMENT).fixups == fixups
+
+
 def test_volumes_changed_at_random_are_laid_out_right_or_refused() -> None:
     seed = time.time_ns()
     noise = random.Random(seed)
@@ -187,11 +199,12 @@ def test_volumes_changed_at_random_are_laid_out_right_or_refused() -> None:
 
 
 LARGEST = """
-import resource, sys, time
+import sys, time
 from sqlimage.errors import SqlimageError
 from sqlimage.filesystem.fat import FatVolume
 from sqlimage.filesystem.relocation import Wish
 from sqlimage.media.file import FileDevice
+from tests.make.cost import peak_bytes
 volume = FatVolume(FileDevice(sys.argv[1]))
 scan = volume.scan()
 for wish in (Wish(True), Wish(False, volume.smallest_bytes(scan)), Wish(True, 1 << 41)):
@@ -203,7 +216,7 @@ for wish in (Wish(True), Wish(False, volume.smallest_bytes(scan)), Wish(True, 1 
     else:
         assert sys.argv[2] == "", plan.facts
     assert time.monotonic() - started < 10, time.monotonic() - started
-assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1 << 20, resource.getrusage(resource.RUSAGE_SELF)
+assert peak_bytes() < 1 << 30, peak_bytes()
 """
 
 
@@ -230,6 +243,7 @@ def measured(path: Path, expected: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_the_largest_volume_of_the_most_fats_is_planned_in_bounded_time_and_memory(tmp_path: Path) -> None:
     measured(hostile(tmp_path / "v", clusters=0x0FFFFFE0, fats=2), "")
     measured(hostile(tmp_path / "v", clusters=1 << 20, fats=255), "")

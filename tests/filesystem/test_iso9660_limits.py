@@ -58,11 +58,12 @@ def test_fifty_thousand_files_are_listed_in_a_second_and_a_half() -> None:
 
 
 PROGRAM = """if True:
-    import resource, sys, time
+    import sys, time
     from sqlimage.errors import InconsistentVolume, NotFoundError
     from sqlimage.filesystem.iso9660 import IsoVolume
     from sqlimage.media.file import FileDevice
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    from tests.make.cost import peak_bytes
+    before = peak_bytes()
     started = time.process_time()
     try:
         IsoVolume(FileDevice(sys.argv[1])).scan()
@@ -74,7 +75,7 @@ PROGRAM = """if True:
             IsoVolume(FileDevice(sys.argv[1])).open(record)
         except (InconsistentVolume, NotFoundError) as problem:
             pass
-    print(time.process_time() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+    print(time.process_time() - started, (peak_bytes() - before) >> 20)
 """
 
 

@@ -23,7 +23,7 @@ def apply(source: BlockDevice, plan: Relocation, target: Path) -> Path:
         ):
             for at in range(0, length, MIB):
                 block = source.read(old + at, min(MIB, length - at))
-                if any(block):
+                if block.count(0) < len(block):
                     file.seek(new + at)
                     file.write(block)
         for fixup in plan.fixups:

@@ -86,12 +86,12 @@ def move_clusters(
         chain, start, length, fixed = chain[walked], start[walked], length[walked], fixed[walked]
         kept = fixed
     else:
-        piece, start, length = _cut(start, length, fixed, Runs.of([(front, end - front)]).subtract(stays))
+        piece, start, length = _cut(start, length, Runs.of([(front, end - front)]).subtract(stays))
         chain, fixed = chain[piece], fixed[piece]
         kept = fixed | ((start < end) & ~_lie_in(start, stays))
     new_start = np.where(fixed, start - shift, start)
     gaps = Runs.of([(front, end - front)]).subtract(stays.union(Runs.from_arrays(new_start[kept], length[kept])))
-    unit = np.cumsum((np.diff(chain, prepend=-1) != 0) | kept | np.concatenate(([False], kept[:-1]))) - 1
+    unit = np.cumsum((np.diff(chain, prepend=-1) != 0) | kept) - 1
     lies = _put(unit, new_start, length, kept, gaps)
     part = overlap(length, lies.length)
     return ClusterMoves(chain[part.a], start[part.a] + part.into_a, lies.start[part.b] + part.into_b, part.length, bad)
@@ -107,11 +107,11 @@ def _put(unit: Int64s, start: Int64s, length: Int64s, kept: NDArray[np.bool_], g
     return Stretches(whose[by_unit], starts[by_unit], lengths[by_unit])
 
 
-def _cut(start: Int64s, length: Int64s, whole: NDArray[np.bool_], usable: Runs) -> tuple[Int64s, Int64s, Int64s]:
+def _cut(start: Int64s, length: Int64s, usable: Runs) -> tuple[Int64s, Int64s, Int64s]:
     """Pieces cut where usable places begin or end: (which one it was, start, length)."""
     borders = np.sort(np.concatenate((usable.start, usable.end)))
     after = np.searchsorted(borders, start, side="right")
-    inside = np.where(whole, 0, np.searchsorted(borders, start + length) - after)
+    inside = np.searchsorted(borders, start + length) - after
     piece = np.repeat(np.arange(len(start)), inside + 1)
     nth = np.arange(len(piece)) - np.repeat(np.cumsum(inside + 1) - inside - 1, inside + 1)
     at = after[piece] + nth

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqlimage.errors import RefusedError
-from sqlimage.filesystem.relocation import Fixup
+from sqlimage.fixup import Fixup
 from sqlimage.units import MIB
 
 HELD_BYTES_MAX = 512 * MIB

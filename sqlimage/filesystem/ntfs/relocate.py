@@ -30,7 +30,8 @@ from sqlimage.filesystem.ntfs.relocate_records import RecordWriter, Sizes
 from sqlimage.filesystem.ntfs.relocate_size import Span, bitmap_bytes, bitmap_clusters, demand_of, row_of, span_for
 from sqlimage.filesystem.ntfs.relocate_table import NEW, Table, contents_of, resized, table_of
 from sqlimage.filesystem.ntfs.tables import Parts
-from sqlimage.filesystem.relocation import Fixup, Relocation, Wish
+from sqlimage.filesystem.relocation import Relocation, Wish
+from sqlimage.fixup import Fixup
 
 
 def relocate(reader: RecordReader, facts: VolumeFacts, allocated: Runs, scan: Scan, wish: Wish) -> Relocation:

@@ -11,7 +11,7 @@ from sqlimage.device import BlockDevice
 from sqlimage.extent import Runs
 from sqlimage.filesystem.content import ContentRuns
 from sqlimage.filesystem.ntfs.relocate_fixups import differences_in
-from sqlimage.filesystem.relocation import Fixup
+from sqlimage.fixup import Fixup
 
 _BLOCK_BYTES = 64 << 10
 _REASON = "$Bitmap"

@@ -12,7 +12,8 @@ from sqlimage.filesystem.ntfs import layout
 from sqlimage.filesystem.ntfs.boot import Geometry, is_ntfs
 from sqlimage.filesystem.ntfs.relocate_fixups import differences
 from sqlimage.filesystem.ntfs.relocate_size import Span
-from sqlimage.filesystem.relocation import Fixup, Wish
+from sqlimage.filesystem.relocation import Wish
+from sqlimage.fixup import Fixup
 
 _U16_MAX, _U32_MAX = (1 << 16) - 1, (1 << 32) - 1
 

@@ -10,7 +10,7 @@ import numpy as np
 from sqlimage.extent import Int64s
 from sqlimage.filesystem.content import ContentRuns
 from sqlimage.filesystem.contract import Contents
-from sqlimage.filesystem.relocation import Fixup
+from sqlimage.fixup import Fixup
 
 
 def differences(old: bytes, new: bytes, place: int, reason: str) -> Iterator[Fixup]:

@@ -17,7 +17,7 @@ from sqlimage.filesystem.ntfs.relocate_fixups import differences_in
 from sqlimage.filesystem.ntfs.relocate_table import Moved, parts_clusters
 from sqlimage.filesystem.ntfs.runlist import encode_many
 from sqlimage.filesystem.ntfs.tables import Bools, Parts
-from sqlimage.filesystem.relocation import Fixup
+from sqlimage.fixup import Fixup
 
 _SLAB_BYTES = 4 << 20
 _ALIGNMENT = 8
