@@ -18,7 +18,7 @@ from itertools import groupby
 from sqlimage.device import BlockDevice, Buffer, DeviceExtent, Prefetching, WritableDevice, check_range
 from sqlimage.errors import RefusedError
 from sqlimage.media import bootcode, layout
-from sqlimage.media.geometry import Chs, Geometry
+from sqlimage.media.geometry import Geometry
 from sqlimage.media.memory import MemoryDevice
 from sqlimage.media.moved import MovedVolume, WritableMovedVolume
 from sqlimage.units import MIB, SECTOR_BYTES
@@ -164,7 +164,7 @@ def _master_boot_record(
     if file_system == "fat16" and geometry.to_lba(last) != start + sectors - 1:
         os_type = bootcode.OS_TYPE_FAT16_LBA
     record = layout.MBR_PARTITION_RECORD.pack(
-        layout.MBR_BOOT_INDICATORS[1], _chs(geometry.to_chs(start)), os_type, _chs(last), start, sectors
+        layout.MBR_BOOT_INDICATORS[1], geometry.to_chs(start).to_bytes(), os_type, last.to_bytes(), start, sectors
     )
     sector = bytearray(layout.MBR_BYTES)
     sector[: len(bootcode.MBR_BOOT_CODE)] = bootcode.MBR_BOOT_CODE
@@ -193,10 +193,6 @@ def _geometry(volume: BlockDevice, file_system: str | None, sectors: int) -> Geo
         if 1 <= per_track <= 63 and 1 <= heads <= 255:
             return Geometry.for_size(size_bytes, per_track, heads, bytes_per_sector)
     return Geometry.for_size(size_bytes, bytes_per_sector=bytes_per_sector)
-
-
-def _chs(place: Chs) -> bytes:
-    return bytes((place.track, place.sector | place.cylinder >> 8 << 6, place.cylinder & 0xFF))
 
 
 def _extents(content: bytes, offset_bytes: int) -> Iterator[DeviceExtent]:

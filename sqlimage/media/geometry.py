@@ -24,6 +24,15 @@ class Chs(NamedTuple):
     sector: int
     """From 1."""
 
+    def to_bytes(self) -> bytes:
+        """The three bytes of a partition record."""
+        return bytes((self.track, self.sector | self.cylinder >> 8 << 6, self.cylinder & 0xFF))
+
+    @classmethod
+    def from_bytes(cls, field: bytes) -> Chs:
+        """From the three bytes of a partition record, whatever they hold."""
+        return cls(field[2] | (field[1] & 0xC0) << 2, field[0], field[1] & 0x3F)
+
 
 CHS_SATURATED = Chs(_MAXIMUM_CYLINDER, _MAXIMUM_TRACK, _MAXIMUM_SECTOR)
 """What stands in a partition record whose sector lies beyond what its three bytes can say."""

@@ -22,7 +22,7 @@ class _NoHeader(InconsistentVolume):
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class GptHeader:
     """A GPT header that agrees with its checksum, its place and its disk; all LBAs in sectors."""
 
     bytes_per_sector: int
@@ -37,6 +37,15 @@ class _Header:
     partition_entry_array_crc32: int
 
 
+@dataclass(frozen=True, slots=True)
+class FoundGpt:
+    """The header that counts on a disk, primary or backup, its entry array, and what else was noticed."""
+
+    header: GptHeader
+    entries: bytes
+    problems: list[str]
+
+
 def read_gpt(device: BlockDevice, records: tuple[Record, ...], *, primary_only: bool = False) -> PartitionTable:
     """The partitions of a disk whose MBR records (all four, with one of type 0xEE) announce a GPT.
 
@@ -46,11 +55,17 @@ def read_gpt(device: BlockDevice, records: tuple[Record, ...], *, primary_only: 
     Raises :class:`~sqlimage.errors.InconsistentVolume` where neither can be used, or where the entries overlap or
     leave the disk. With ``primary_only`` the backup is not tried.
     """
+    found = find_gpt(device, records, primary_only=primary_only)
+    return _table(device, found.header, found.entries, found.problems)
+
+
+def find_gpt(device: BlockDevice, records: tuple[Record, ...], *, primary_only: bool = False) -> FoundGpt:
+    """As :func:`read_gpt`, without a look into the entries."""
     damage: list[InconsistentVolume] = []
     for bytes_per_sector, lba in _places(device, records, primary_only=primary_only):
         try:
-            header = _read_header(device, bytes_per_sector, lba)
-            entries = _read_entries(device, header)
+            header = read_header(device, bytes_per_sector, lba)
+            entries = read_entries(device, header)
         except InconsistentVolume as problem:
             damage.append(problem)
             continue
@@ -59,7 +74,7 @@ def read_gpt(device: BlockDevice, records: tuple[Record, ...], *, primary_only: 
             problems += _backup_problems(device, header)
         else:
             problems.append(f"the primary GPT is damaged ({_telling(damage)}), its backup in LBA {lba} was used")
-        return _table(device, header, entries, problems)
+        return FoundGpt(header, entries, problems)
     raise _telling(damage)
 
 
@@ -92,7 +107,9 @@ def _telling(damage: list[InconsistentVolume]) -> InconsistentVolume:
     return next((problem for problem in damage if not isinstance(problem, _NoHeader)), damage[0])
 
 
-def _read_header(device: BlockDevice, bytes_per_sector: int, lba: int) -> _Header:
+def read_header(device: BlockDevice, bytes_per_sector: int, lba: int) -> GptHeader:
+    """The header in a sector. Raises :class:`~sqlimage.errors.InconsistentVolume` where there is none, or not a sound
+    one."""
     offset_bytes = lba * bytes_per_sector
     last_lba = device.size_bytes // bytes_per_sector - 1
 
@@ -138,13 +155,14 @@ def _read_header(device: BlockDevice, bytes_per_sector: int, lba: int) -> _Heade
             f"PartitionEntryLBA is {entry_lba}, allowed are LBAs from 2 that leave room for {entries * entry_size} "
             f"bytes on a disk of {device.size_bytes}"
         )
-    return _Header(
+    return GptHeader(
         bytes_per_sector, my_lba, alternate_lba, first_usable, last_usable,
         disk_guid, entry_lba, entries, entry_size, array_crc32,
     )  # fmt: skip
 
 
-def _read_entries(device: BlockDevice, header: _Header) -> bytes:
+def read_entries(device: BlockDevice, header: GptHeader) -> bytes:
+    """The entry array of a header. Raises :class:`~sqlimage.errors.InconsistentVolume` where its checksum is wrong."""
     offset_bytes = header.partition_entry_lba * header.bytes_per_sector
     array = device.read(offset_bytes, header.number_of_partition_entries * header.size_of_partition_entry)
     computed = zlib.crc32(array)
@@ -166,11 +184,11 @@ def _hybrid(records: tuple[Record, ...]) -> list[str]:
     return [f"the MBR also has records {', '.join(others)} (hybrid MBR), the GPT was used"] if others else []
 
 
-def _backup_problems(device: BlockDevice, primary: _Header) -> list[str]:
+def _backup_problems(device: BlockDevice, primary: GptHeader) -> list[str]:
     """What is wrong with the backup while the primary is sound."""
     try:
-        backup = _read_header(device, primary.bytes_per_sector, primary.alternate_lba)
-        _read_entries(device, backup)
+        backup = read_header(device, primary.bytes_per_sector, primary.alternate_lba)
+        read_entries(device, backup)
     except InconsistentVolume as problem:
         return [f"the backup GPT is damaged ({problem})"]
     if backup.partition_entry_array_crc32 != primary.partition_entry_array_crc32:
@@ -181,7 +199,7 @@ def _backup_problems(device: BlockDevice, primary: _Header) -> list[str]:
     return []
 
 
-def _table(device: BlockDevice, header: _Header, entries: bytes, problems: list[str]) -> PartitionTable:
+def _table(device: BlockDevice, header: GptHeader, entries: bytes, problems: list[str]) -> PartitionTable:
     offset_bytes = header.partition_entry_lba * header.bytes_per_sector
     last_lba = device.size_bytes // header.bytes_per_sector - 1
     partitions = []

@@ -122,8 +122,16 @@ class _Reader:
         )
 
     def _add_logicals(self, container: Partition) -> None:
-        for lba, records in self._chain(container):
-            for record in records:
+        first_lba = container.offset_bytes // self._bytes_per_sector
+        for lba, sector in walk_chain(self._device, container.number, first_lba):
+            if not has_signature(sector):
+                # Linux ends the chain here too; an extended partition that never held a logical one looks like this
+                if any(sector):
+                    self._problems.append(
+                        f"the extended boot record at byte {lba * self._bytes_per_sector} has no signature 55 AA"
+                    )
+                return
+            for record in records_of_ebr(sector):
                 if record.size_in_lba == 0 or record.is_extended:
                     continue
                 number = next(self._logical_numbers)
@@ -140,37 +148,47 @@ class _Reader:
                     )
                 self._partitions.append(logical)
 
-    def _chain(self, container: Partition) -> Iterator[tuple[int, tuple[Record, ...]]]:
-        """Every EBR of an extended partition: its LBA and its records in use for logicals and links."""
-        first = lba = container.offset_bytes // self._bytes_per_sector
-        seen: set[int] = set()
-        while True:
-            offset_bytes = lba * self._bytes_per_sector
-            if lba in seen or len(seen) == layout.EBR_MAXIMUM:
-                raise InconsistentVolume(
-                    "extended boot record",
-                    f"the chain of extended partition {container.number} comes back to itself"
-                    if lba in seen
-                    else f"the chain of extended partition {container.number} is longer than {layout.EBR_MAXIMUM}",
-                    offset_bytes=offset_bytes,
-                )
-            seen.add(lba)
-            if lba >= self._total_sectors:
-                raise InconsistentVolume(
-                    "extended boot record",
-                    f"a link leads to sector {lba}, the disk has {self._total_sectors}",
-                    offset_bytes=offset_bytes,
-                )
-            sector = self._device.read(offset_bytes, layout.MBR_BYTES)
-            if not has_signature(sector):
-                # Linux ends the chain here too; an extended partition that never held a logical one looks like this
-                if any(sector):
-                    self._problems.append(f"the extended boot record at byte {offset_bytes} has no signature 55 AA")
-                return
-            # only two records have a meaning here; what lies in the others is left over from earlier
-            records = parse_records(sector)[:2]
-            yield lba, records
-            link = next((r for r in records if r.is_extended and r.size_in_lba), None)
-            if link is None:
-                return
-            lba = first + link.starting_lba
+
+def records_of_ebr(sector: bytes) -> tuple[Record, ...]:
+    """The two records that have a meaning there; what lies in the others is left over from earlier."""
+    return parse_records(sector)[:2]
+
+
+def link_of_ebr(sector: bytes) -> int | None:
+    """Which of the records leads to the next extended boot record; None in the last one."""
+    records = enumerate(records_of_ebr(sector))
+    return next((index for index, record in records if record.is_extended and record.size_in_lba), None)
+
+
+def walk_chain(device: BlockDevice, number: int, first_lba: int) -> Iterator[tuple[int, bytes]]:
+    """Every place that the chain of an extended partition leads to: its LBA and its first 512 bytes. The last may have
+    no signature, and is no extended boot record then. ``number`` is the extended partition's.
+
+    Raises :class:`~sqlimage.errors.InconsistentVolume` where the chain loops, is too long or leaves the disk.
+    """
+    total_sectors = device.size_bytes // device.bytes_per_sector
+    lba = first_lba
+    seen: set[int] = set()
+    while True:
+        offset_bytes = lba * device.bytes_per_sector
+        if lba in seen or len(seen) == layout.EBR_MAXIMUM:
+            raise InconsistentVolume(
+                "extended boot record",
+                f"the chain of extended partition {number} comes back to itself"
+                if lba in seen
+                else f"the chain of extended partition {number} is longer than {layout.EBR_MAXIMUM}",
+                offset_bytes=offset_bytes,
+            )
+        seen.add(lba)
+        if lba >= total_sectors:
+            raise InconsistentVolume(
+                "extended boot record",
+                f"a link leads to sector {lba}, the disk has {total_sectors}",
+                offset_bytes=offset_bytes,
+            )
+        sector = device.read(offset_bytes, layout.MBR_BYTES)
+        yield lba, sector
+        link = link_of_ebr(sector) if has_signature(sector) else None
+        if link is None:
+            return
+        lba = first_lba + records_of_ebr(sector)[link].starting_lba
