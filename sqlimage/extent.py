@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,3 +135,25 @@ def _sweep(a: Runs, b: Runs, *, both: bool) -> Runs:
     border = border[order]
     wanted = (np.cumsum(in_a[order]) == 1) & (np.cumsum(in_b[order]) == int(both))
     return Runs.from_arrays(border[:-1][wanted[:-1]], np.diff(border)[wanted[:-1]])
+
+
+class Overlap(NamedTuple):
+    """Where ranges of two tables meet: the row in each, how far into each, and for how long."""
+
+    a: Int64s
+    b: Int64s
+    into_a: Int64s
+    into_b: Int64s
+    length: Int64s
+
+
+def overlaps(start: Int64s, length: Int64s, b_start: Int64s, b_length: Int64s) -> Overlap:
+    """All pairs of a range of the first table (any order) and one of the second (sorted, disjoint, none empty), in the
+    order of the first, then of the second."""
+    first = np.searchsorted(b_start + b_length, start, side="right")
+    count = np.maximum(np.searchsorted(b_start, start + length, side="left") - first, 0)
+    a = np.repeat(np.arange(len(start), dtype=np.int64), count)
+    b = np.arange(len(a), dtype=np.int64) + np.repeat(first - (np.cumsum(count) - count), count)
+    low = np.maximum(start[a], b_start[b])
+    high = np.minimum(start[a] + length[a], b_start[b] + b_length[b])
+    return Overlap(a, b, low - start[a], low - b_start[b], high - low)

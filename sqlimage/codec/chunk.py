@@ -53,10 +53,11 @@ def encode(content: bytes | bytearray | memoryview, level: int | None) -> tuple[
     return 0, bytes(content)
 
 
-def decode(stored: bytes, flags: int, length: int, expected_digest: bytes, *, data: int | None = None) -> bytes:
+def decode(stored: bytes, flags: int, length: int, expected_digest: bytes | None, *, data: int | None = None) -> bytes:
     """The content of a stored chunk, verified.
 
     ``length`` is what the row claims (bytes); a frame that claims anything else is refused before it is opened.
+    ``expected_digest`` None: the caller compares the digests of the files in it instead.
     Raises :class:`~sqlimage.errors.DamagedError`, which carries ``data``.
     """
     if not 1 <= length <= MAX_CHUNK_BYTES:
@@ -69,7 +70,7 @@ def decode(stored: bytes, flags: int, length: int, expected_digest: bytes, *, da
         raise DamagedError(f"data {data}: flags {flags:#x} are not known", data=data)
     if len(content) != length:
         raise DamagedError(f"data {data}: {len(content)} bytes where {length} were promised", data=data)
-    if digest(content) != expected_digest:
+    if expected_digest is not None and digest(content) != expected_digest:
         raise DamagedError(f"data {data}: the bytes do not match their digest", data=data)
     return content
 

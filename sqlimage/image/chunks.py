@@ -115,8 +115,16 @@ def read_stored(connections: list[Connections], key: Key) -> StoredChunk:
     connections[file].check()
     if chunk.stored is not None:
         return chunk
+    return read_missing(connections, chunk, file)
+
+
+def read_missing(connections: list[Connections], chunk: StoredChunk, near: int | None = None) -> StoredChunk:
+    """A chunk whose bytes its own file, ``near``, does not have, from whichever file of the lineage has them.
+
+    Raises :class:`~sqlimage.errors.DamagedError` where none has.
+    """
     for other in range(len(connections)):
-        if other != file:
+        if other != near:
             found = data.find(connections[other].mine(), chunk.digest)
             if found is not None and found.stored is not None:
                 return StoredChunk(chunk.id, chunk.digest, chunk.length, found.flags, found.stored)
@@ -124,11 +132,12 @@ def read_stored(connections: list[Connections], key: Key) -> StoredChunk:
         each.check()
     paths = [each.path for each in connections]
     more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
+    where = "" if near is None else f"{connections[near].path}: "
     raise DamagedError(
-        f"{connections[file].path}: the bytes of data {number} (SHA-256 {chunk.digest.hex()}) are in none of "
+        f"{where}the bytes of data {chunk.id} (SHA-256 {chunk.digest.hex()}) are in none of "
         + ", ".join(paths[:_MOST_NAMED])
         + more,
-        data=number,
+        data=chunk.id,
         hint="a parent was replaced by another file, or changed while this child was not known to it",
     )
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from sqlimage.codec.chunk import MAX_CHUNK_BYTES
 from sqlimage.errors import DamagedError, FormatError
+from sqlimage.extent import Int64s
 from sqlimage.image.chunks import Connections
 from sqlimage.image.flatmap import reach
 from sqlimage.image.keys import Key
 from sqlimage.image.lineage import Lineage
 from sqlimage.streams import cluster_map, data
 from sqlimage.streams.cluster_map import MapTable
+
+Number = TypeVar("Number", int, Int64s)
 
 _STEP_CLUSTERS = 1 << 20
 _MOST_ASKED = 1000
@@ -27,7 +31,7 @@ def key_of(data: int) -> Key:
     return data % _FILES, data // _FILES
 
 
-def joined(file: int, data: int) -> int:
+def joined(file: int, data: Number) -> Number:
     """The reverse of :func:`key_of`."""
     return data * _FILES + file
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from sqlimage.filesystem.contract import HOLE, Contents, FileSystem, Recognised,
 from sqlimage.filesystem.iso9660 import IsoVolume, is_iso9660
 from sqlimage.filesystem.osinfo import OperatingSystem, find_system
 from sqlimage.filesystem.probe import look_at, pool_beside
+from sqlimage.filesystem.relocation import Relocation
 from sqlimage.image.paging import find_paging_files
 from sqlimage.media.partition import Partition, PartitionTable, read_partition_table
 from sqlimage.media.window import Window
@@ -51,6 +52,14 @@ class SourceVolume:
     captured_as: str = "raw"
     """``files``; ``blocks``, where the files are not read but it is known which clusters count; ``raw``."""
     raw_reason: str | None = None
+    relocation: Relocation | None = None
+    """How it is laid out anew; then all of the above tells of the new layout."""
+    scan_before: Scan | None = None
+    """Of the layout it has, where it is to have another one."""
+
+
+Arrange = Callable[[FileSystem, SourceVolume], SourceVolume]
+"""Lays out a volume anew whose files are read, or says why not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +83,18 @@ class Medium:
         return Runs.of((v.offset_bytes, v.length_bytes) for v in self.volumes).complement(self.size_bytes)
 
 
-def inspect(device: BlockDevice, *, partition: Partition | None = None, keep_page_files: bool = False) -> Medium:
+def inspect(
+    device: BlockDevice,
+    *,
+    partition: Partition | None = None,
+    keep_page_files: bool = False,
+    arrange: Arrange | None = None,
+) -> Medium:
     """Look at a medium: its partition table, and on each volume the file system's control information.
 
     ``partition`` tells that the device is that partition of a disk, so no table is looked for. Where a partition table
-    describes parts of an ISO 9660 volume (a hybrid image), the volume counts, and the partitions behind it.
+    describes parts of an ISO 9660 volume (a hybrid image), the volume counts, and the partitions behind it. ``arrange``
+    is asked about every volume whose files are read and whose free clusters are known.
 
     What contradicts itself is not trusted: that volume is taken raw. Raises
     :class:`~sqlimage.errors.DeviceError` where the medium cannot be read.
@@ -102,6 +118,7 @@ def inspect(device: BlockDevice, *, partition: Partition | None = None, keep_pag
             device if length == device.size_bytes else Window(device, offset, length),
             SourceVolume(number, offset, length, part),
             keep_page_files,
+            arrange,
         )
         for number, (offset, length, part) in enumerate(places)
     ]
@@ -125,7 +142,9 @@ def _hybrid_bytes(device: BlockDevice, partitions: Sequence[Partition]) -> int |
     return end
 
 
-def _with_what_it_says(device: BlockDevice, bare: SourceVolume, keep_page_files: bool) -> SourceVolume:
+def _with_what_it_says(
+    device: BlockDevice, bare: SourceVolume, keep_page_files: bool, arrange: Arrange | None
+) -> SourceVolume:
     """A volume with what it says of itself."""
     raw = dataclasses.replace(bare, allocated=Runs.of([(0, bare.length_bytes)]))
     facts = None
@@ -135,7 +154,8 @@ def _with_what_it_says(device: BlockDevice, bare: SourceVolume, keep_page_files:
             facts = _checked(file_system.facts, bare)
             if (pool := pool_beside(device)) is not None:
                 return _with_all_kept(_with_files(file_system, facts, raw, True), raw, pool)
-            return _with_files(file_system, facts, raw, keep_page_files)
+            found = _with_files(file_system, facts, raw, keep_page_files)
+            return arrange(file_system, found) if arrange is not None else found
         if recognised is not None:
             facts = _checked(recognised.facts, bare)
             return _with_blocks(recognised, facts, raw, keep_page_files)

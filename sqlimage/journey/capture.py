@@ -12,9 +12,11 @@ from sqlimage.errors import RefusedError, UsageError
 from sqlimage.extent import Runs
 from sqlimage.image.image import Image, Version
 from sqlimage.image.medium import Medium, in_units_of, inspect
+from sqlimage.image.relayout import defragmented
 from sqlimage.image.writing import writing
 from sqlimage.journey import presets
 from sqlimage.journey.child import ChildCapture, Target
+from sqlimage.journey.defragment import Relayout
 from sqlimage.journey.encode import Encoder
 from sqlimage.journey.plan import Plan, make_plan
 from sqlimage.journey.pour import pour
@@ -42,6 +44,7 @@ class _Wishes:
     property_values: Mapping[str, Value]
     store: Sequence[str]
     keep_page_files: bool
+    defragment: bool
     preset: Preset
     hidden_sectors: int | None
     geometry: Geometry | None
@@ -72,6 +75,7 @@ def capture(
     property_values: Mapping[str, Value] | None = None,
     store: Sequence[str] = (),
     keep_page_files: bool = False,
+    defragment: bool = False,
     preset: str = presets.DEFAULT,
     level: int | None = None,
     hidden_sectors: int | None = None,
@@ -87,15 +91,17 @@ def capture(
     partition of it, by the number Linux gives it. ``parent`` is an image: then the new one is a child of it and holds
     only what differs from its version ``parent_version`` (the latest, unless told); with ``append`` the child is a new
     version in ``image`` itself. ``search`` are directories in which the parent's own parents are looked for. ``store``
-    are globs of files that stay uncompressed. ``hidden_sectors`` (sectors before the volume) and ``geometry`` override
-    what the boot sector says. The image, or the new version, is there whole and synced, or not at all. Raises
-    :class:`~sqlimage.errors.SqlimageError` subclasses only.
+    are globs of files that stay uncompressed. With ``defragment`` every file of an NTFS or FAT volume lies in one piece
+    in the image; a volume with which that is not safe is taken as it is, and the report says why. ``hidden_sectors``
+    (sectors before the volume) and ``geometry`` override what the boot sector says. The image, or the new version, is
+    there whole and synced, or not at all. Raises :class:`~sqlimage.errors.SqlimageError` subclasses only.
     """
     wishes = _Wishes(
         label,
         dict(property_values or {}),
         store,
         keep_page_files,
+        defragment,
         presets.choose(preset, level),
         hidden_sectors,
         geometry,
@@ -144,9 +150,11 @@ def _opened(
 def _capture_first(source: _Source, image: str | os.PathLike[str], wishes: _Wishes) -> CaptureReport:
     """A version without a parent."""
     with NewImage(image) as new:
-        medium = inspect(source.device, partition=source.partition, keep_page_files=wishes.keep_page_files)
+        relayout = Relayout(_inspected(source, wishes))
+        medium = relayout.medium
         plan = make_plan(medium, wishes.preset, wishes.store)
         database = new.begin()
+        relayout.begin(database)
         writer = Writer(database)
         story = Story(database, medium, plan, writer, wishes.hidden_sectors, source.notes)
         total = plan.wanted.total * plan.bytes_per_cluster
@@ -162,11 +170,24 @@ def _capture_first(source: _Source, image: str | os.PathLike[str], wishes: _Wish
             meanwhile=story.write_places,
         )
         writer.finish()
+        relayout.finish(database)
         story.write(wishes.preset, wishes.label, source.origin, wishes.geometry, wishes.property_values)
         new.make_indexes()
         writer.repoint()
+        if relayout.device is not None:
+            new.start_writeback()
+        relayout.prove(database, writer.version, writer.digests, wishes.threads)
         new.publish()
         return story.report(new.target, new.size_bytes)
+
+
+def _inspected(source: _Source, wishes: _Wishes) -> Medium:
+    return inspect(
+        source.device,
+        partition=source.partition,
+        keep_page_files=wishes.keep_page_files,
+        arrange=defragmented if wishes.defragment else None,
+    )
 
 
 def _capture_child(
@@ -187,6 +208,7 @@ def _capture_child(
             story, writer = child.write(database, os.path.basename(parent_image.path), new.start_writeback)
             new.make_indexes()
             writer.repoint()
+            child.prove(database, writer)
             child.check_parent()
             new.publish()
             try:
@@ -208,6 +230,7 @@ def _append(
         with _Child(source, parent, target, wishes) as child, database.transaction():
             story, writer = child.write(database, None, None)
             writer.repoint()
+            child.prove(database, writer)
         parent_image.close()  # who reads through a log keeps it in place
     return story.report(database.path, os.path.getsize(database.path))
 
@@ -220,15 +243,20 @@ class _Child:
         self._parent = parent
         self._target = target
         self._wishes = wishes
-        self._capture = ChildCapture(parent, source.device, target, threads=wishes.threads, progress=wishes.progress)
+        self._relayout: Relayout | None = None
+        if wishes.defragment:
+            self._relayout = Relayout(in_units_of(parent.control.bytes_per_cluster, _inspected(source, wishes)))
+        device = self._relayout.medium.device if self._relayout is not None else source.device
+        self._capture = ChildCapture(parent, device, target, threads=wishes.threads, progress=wishes.progress)
         self._medium: Medium
         self._plan: Plan
 
     def __enter__(self) -> _Child:
         try:
             source, wishes, unit = self._source, self._wishes, self._parent.control.bytes_per_cluster
-            inspected = inspect(source.device, partition=source.partition, keep_page_files=wishes.keep_page_files)
-            self._medium = in_units_of(unit, inspected)
+            self._medium = (
+                in_units_of(unit, _inspected(source, wishes)) if self._relayout is None else self._relayout.medium
+            )
             self._plan = make_plan(self._medium, wishes.preset, wishes.store)
             self._capture.look(self._medium, self._plan, wishes.keep_page_files)
         except BaseException:
@@ -243,6 +271,12 @@ class _Child:
         """Raise where the parent is not what it was any more."""
         self._capture.check_parent()
 
+    def prove(self, database: Database, writer: Writer) -> None:
+        """Read what was laid out anew, before it is committed."""
+        if self._relayout is not None:
+            version, digests, threads = writer.version, self._capture.digests, self._wishes.threads
+            self._relayout.prove(database, version, digests, threads, self._capture.ancestors)
+
     def write(
         self, database: Database, parent_name: str | None, start_writeback: Callable[[], None] | None
     ) -> tuple[Story, Writer]:
@@ -254,7 +288,11 @@ class _Child:
         story = Story(
             database, self._medium, self._plan, writer, wishes.hidden_sectors, self._source.notes, parent=parent
         )
+        if self._relayout is not None:
+            self._relayout.begin(database)
         self._capture.store(writer, wishes.preset, start_writeback)
+        if self._relayout is not None:
+            self._relayout.finish(database)
         story.write(wishes.preset, wishes.label, self._source.origin, wishes.geometry, wishes.property_values)
         return story, writer
 

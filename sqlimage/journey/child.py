@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from sqlimage.image.image import Version
 from sqlimage.image.keys import Key
 from sqlimage.image.lineage import resolve
 from sqlimage.image.medium import Medium
+from sqlimage.image.uncommitted import Ancestors
 from sqlimage.journey.encode import Encoded, Encoder, NewChunk, Record
 from sqlimage.journey.jobs import NOBODY, About, Job, Piece, Window
 from sqlimage.journey.moved import Donors, Reference
@@ -89,6 +90,16 @@ class ChildCapture:
         differing, unit = self.comparison.changed.union(self.comparison.gone), medium.bytes_per_cluster
         written = Runs(differing.start * unit, differing.length * unit)
         self._observed.compare_with(written, [volume.number for volume in self._parent.volumes()])
+
+    @property
+    def ancestors(self) -> Ancestors:
+        """The parent, while the capture is open."""
+        return Ancestors(self._lineage, self._connections)
+
+    @property
+    def digests(self) -> Mapping[tuple[int, int], bytes]:
+        """Of the contents that were read."""
+        return self._observed.digests
 
     def check_parent(self) -> None:
         """Raise where the parent was removed or rearranged since it was looked at: what refers to it would be lost."""

@@ -11,6 +11,7 @@ from sqlimage.image.changes import count_actions
 from sqlimage.image.delta import Delta
 from sqlimage.image.describe import FileColumns, extent_rows, file_rows, volume_row
 from sqlimage.image.medium import Medium
+from sqlimage.image.relayout import moves_of
 from sqlimage.image.systems import properties_since
 from sqlimage.journey.plan import Plan
 from sqlimage.journey.presets import Preset
@@ -37,6 +38,9 @@ class VolumeReport:
     names: int
     left_out: tuple[str, ...]
     left_out_bytes: int
+    moved_bytes: int | None
+    """How much of it lies elsewhere than on the source, where it was laid out anew."""
+    fixups: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,8 @@ class Story:
                     names,
                     volume.left_out_names,
                     volume.left_out.total,
+                    moves_of(volume.relocation).moved_bytes if volume.relocation else None,
+                    len(volume.relocation.fixups) if volume.relocation else 0,
                 )
             )
         if self._parent is not None:
@@ -150,6 +156,11 @@ class Story:
             "taken_raw": {str(v.number): v.raw_reason for v in medium.volumes if v.raw_reason},
             "properties": {name: value for name, value in property_values.items() if not isinstance(value, bytes)},
         }
+        laid_out = [volume for volume in self._volumes if volume.moved_bytes is not None]
+        if laid_out:
+            detail["defragmented"] = {
+                str(volume.number): {"moved_bytes": volume.moved_bytes, "fixups": volume.fixups} for volume in laid_out
+            }
         if self._parent is not None:
             detail["parent"] = self._parent.control.uuid
             detail["files"] = count_actions(self._parent.delta.changes)

@@ -1,0 +1,146 @@
+"""Proof that a volume that was laid out anew is the one that was planned, and holds what it held before.
+
+Three things together: our own reader finds in the new volume what the plan says; every run of it leads back, through
+the moves, to where the same bytes of the same file lay before; and what lies there has the digest that it had there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqlimage.device import BlockDevice
+from sqlimage.errors import DamagedError
+from sqlimage.extent import Int64s, overlaps
+from sqlimage.filesystem.contract import ContentFlag, Contents, EntryKind, FileSystem, Scan
+from sqlimage.filesystem.probe import open_file_system
+from sqlimage.filesystem.relocation import Relocation
+from sqlimage.fixup import Fixup
+from sqlimage.image.relayout import moves_of
+from sqlimage.image.reread import digests, first_places
+from sqlimage.image.stored import StoredDevice
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """A volume as it was."""
+
+    device: BlockDevice
+    scan: Scan
+    digests: Mapping[int, bytes]
+    """SHA-256 of contents, by row, as they were taken from the old volume; others are read from it again."""
+    ignored: NDArray[np.bool_] | None = None
+    """Contents whose clusters were not taken (page files), by row."""
+
+
+def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, threads: int | None = None) -> int:
+    """Read the new volume and compare all of it; how many contents were compared by digest.
+
+    Raises :class:`~sqlimage.errors.DamagedError`, with the first file that differs.
+    """
+    file_system = open_file_system(volume)
+    if file_system is None:
+        raise _differs("its file system is not recognised")
+    _check_structure(file_system, relocation)
+    after, told = relocation.scan.contents, _told(relocation.scan)
+    _check_runs(before.scan.contents, after, relocation, told)
+    rows = np.flatnonzero(_comparable(relocation, told, before.ignored))
+    place = first_places(after)[rows]
+    rows = rows[np.lexsort((place, volume.rank(place) if isinstance(volume, StoredDevice) else place))]
+    known = np.isin(rows, np.fromiter(before.digests, dtype=np.int64, count=len(before.digests)))
+    known &= (after.flags[rows] & ContentFlag.COMPRESSED) == 0
+    for row, digest in digests(volume, after, rows[known], threads=threads):
+        if digest != before.digests[row]:
+            raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
+    rest = rows[~known]
+    was = digests(before.device, before.scan.contents, rest, as_stored=True, threads=threads)
+    for (row, old), (_, new) in zip(was, digests(volume, after, rest, as_stored=True, threads=threads), strict=True):
+        if old != new:
+            raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
+    return len(rows)
+
+
+def _differs(what: str) -> DamagedError:
+    return DamagedError(
+        f"the volume laid out anew is not what was planned: {what}", hint="this is a defect of sqlimage: report it"
+    )
+
+
+def _check_structure(found: FileSystem, relocation: Relocation) -> None:
+    if dataclasses.replace(found.facts, notes=relocation.facts.notes) != relocation.facts:
+        raise _differs("its control information")
+    if found.allocated() != relocation.allocated:
+        raise _differs("its allocated clusters")
+    scan = found.scan()
+    for name, one, other in (
+        ("names", scan.entries, relocation.scan.entries),
+        ("contents", scan.contents, relocation.scan.contents),
+    ):
+        for field in dataclasses.fields(one):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            if not (np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b):
+                raise _differs(f"{field.name} of its {name}")
+
+
+def _told(scan: Scan) -> NDArray[np.bool_]:
+    """Of each content, whether it is a file's or a directory's, not one by which the file system keeps itself."""
+    told = np.ones(len(scan.contents), dtype=np.bool_)
+    entries = scan.entries
+    rows = entries.content[(entries.kind == EntryKind.METADATA) & (entries.content >= 0)]
+    told[rows] = False
+    return told
+
+
+def _check_runs(old: Contents, new: Contents, relocation: Relocation, told: NDArray[np.bool_]) -> None:
+    """Every run of the new volume comes from the same place of the same content."""
+    backed, owner, place = ~new.reads_as_zeros(), new.run_owner(), new.run_place()
+    counts = np.flatnonzero(backed & told[owner])
+    met, came = moves_of(relocation).come(new.run_offset[counts], new.run_length[counts])
+    run = counts[met.a]
+    traced = _joined(owner[run], place[run] + met.into_a, came, met.length)
+    backed, owner, place = ~old.reads_as_zeros(), old.run_owner(), old.run_place()
+    counts = np.flatnonzero(backed & told[owner])
+    was = _joined(owner[counts], place[counts], old.run_offset[counts], old.run_length[counts])
+    if not all(np.array_equal(a, b) for a, b in zip(traced, was, strict=True)):
+        raise _differs("a file's clusters are not its own")
+
+
+def _joined(owner: Int64s, place: Int64s, at: Int64s, length: Int64s) -> Sequence[Int64s]:
+    """Runs with those that go on where the one before ends made one."""
+    if not len(owner):
+        return owner, place, at, length
+    first = np.ones(len(owner), dtype=np.bool_)
+    first[1:] = (owner[1:] != owner[:-1]) | (place[1:] != (place + length)[:-1]) | (at[1:] != (at + length)[:-1])
+    begin = np.flatnonzero(first)
+    end = np.concatenate((begin[1:], [len(owner)])) - 1
+    return owner[begin], place[begin], at[begin], (at + length)[end] - at[begin]
+
+
+def _comparable(
+    relocation: Relocation, told: NDArray[np.bool_], ignored: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Contents with clusters that no fix-up changes."""
+    contents = relocation.scan.contents
+    there = told.copy()
+    there &= np.diff(contents.first_run) > 0
+    start, length = places_of(relocation.fixups)
+    backed = np.flatnonzero(~contents.reads_as_zeros())
+    met = overlaps(contents.run_offset[backed], contents.run_length[backed], start, length)
+    there[contents.run_owner()[backed[met.a]]] = False
+    there &= first_places(contents) >= 0
+    return there if ignored is None else there & ~ignored
+
+
+def places_of(fixups: Sequence[Fixup]) -> tuple[Int64s, Int64s]:
+    """Where fix-ups lie, and how long they are (bytes)."""
+    start = np.array([fixup.offset_bytes for fixup in fixups], dtype=np.int64)
+    return start, np.array([len(fixup.original) for fixup in fixups], dtype=np.int64)
+
+
+def _name(scan: Scan, row: int) -> str:
+    named = np.flatnonzero(scan.entries.content == row)
+    return scan.entries.path[int(named[0])] if len(named) else f"record {scan.contents.record[row]}"
