@@ -24,8 +24,6 @@ from sqlimage.media.moved import MovedVolume, WritableMovedVolume
 from sqlimage.units import MIB, SECTOR_BYTES
 
 _CELL_BYTES = 4096
-_MOST_SECTORS = (1 << 32) - 1
-"""SizeInLBA has 32 bits."""
 
 
 class ComposedDisk:
@@ -140,10 +138,10 @@ def compose_disk(
     if hidden_sectors is not None and 1 <= hidden_sectors <= start:
         start = hidden_sectors
     sectors = -(-volume.size_bytes // bytes_per_sector)
-    if not 1 <= sectors <= _MOST_SECTORS:
+    if not 1 <= sectors <= layout.MBR_LBA_MAXIMUM:
         raise RefusedError(
             f"a volume of {volume.size_bytes} bytes has {sectors} sectors of {bytes_per_sector} bytes; "
-            f"a master boot record can hold 1 to {_MOST_SECTORS}",
+            f"a master boot record can hold 1 to {layout.MBR_LBA_MAXIMUM}",
             hint="boot a medium that has a partition table of its own",
         )
     shape = geometry or _geometry(volume, file_system, start + sectors)

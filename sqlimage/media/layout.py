@@ -17,6 +17,8 @@ MBR_PARTITION_RECORD_OFFSET = 446
 MBR_PARTITION_RECORDS = 4
 MBR_PARTITION_RECORD = struct.Struct("<B3sB3sII")
 """BootIndicator, StartingCHS, OSType, EndingCHS, StartingLBA (sectors), SizeInLBA (sectors)."""
+MBR_LBA_MAXIMUM = (1 << 32) - 1
+"""Of StartingLBA and SizeInLBA."""
 MBR_BOOT_INDICATORS = (0x00, 0x80)
 OS_TYPES_EXTENDED = (0x05, 0x0F, 0x85)
 """Extended partition with CHS addressing, with LBA, and Linux' own."""
