@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from sqlimage.extent import Int64s, Runs
-from sqlimage.filesystem.contract import Scan, VolumeFacts
+from sqlimage.filesystem.contract import FileSystem, Scan, VolumeFacts
 from sqlimage.fixup import Fixup
 
 
@@ -49,7 +49,7 @@ class Relocation:
 
 
 @runtime_checkable
-class Relocatable(Protocol):
+class Relocatable(FileSystem, Protocol):
     """A file system that can be laid out anew."""
 
     def smallest_bytes(self, scan: Scan) -> int:

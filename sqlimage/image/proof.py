@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import DamagedError
-from sqlimage.extent import Int64s, overlaps
+from sqlimage.extent import Int64s, Runs, overlaps
 from sqlimage.filesystem.contract import ContentFlag, Contents, EntryKind, FileSystem, Scan
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.filesystem.relocation import Relocation
@@ -57,6 +57,7 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
         if digest != before.digests[row]:
             raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
     rest = rows[~known]
+    rest = rest[_touching(before, rest)]
     was = digests(before.device, before.scan.contents, rest, as_stored=True, threads=threads)
     for (row, old), (_, new) in zip(was, digests(volume, after, rest, as_stored=True, threads=threads), strict=True):
         if old != new:
@@ -123,10 +124,10 @@ def _joined(owner: Int64s, place: Int64s, at: Int64s, length: Int64s) -> Sequenc
 def _comparable(
     relocation: Relocation, told: NDArray[np.bool_], ignored: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_]:
-    """Contents with clusters that no fix-up changes."""
+    """Files and streams with clusters; directories are compared name by name, and by their runs."""
     contents = relocation.scan.contents
     there = told.copy()
-    there &= np.diff(contents.first_run) > 0
+    there &= (np.diff(contents.first_run) > 0) & ((contents.flags & ContentFlag.INDEX) == 0)
     start, length = places_of(relocation.fixups)
     backed = np.flatnonzero(~contents.reads_as_zeros())
     met = overlaps(contents.run_offset[backed], contents.run_length[backed], start, length)
@@ -139,6 +140,18 @@ def places_of(fixups: Sequence[Fixup]) -> tuple[Int64s, Int64s]:
     """Where fix-ups lie, and how long they are (bytes)."""
     start = np.array([fixup.offset_bytes for fixup in fixups], dtype=np.int64)
     return start, np.array([len(fixup.original) for fixup in fixups], dtype=np.int64)
+
+
+def _touching(before: Before, rows: Int64s) -> NDArray[np.bool_]:
+    """Whether anything but zeros can lie in the clusters of contents."""
+    if not len(rows):
+        return np.zeros(0, dtype=np.bool_)
+    extents = before.device.extents(0, before.device.size_bytes)
+    data = Runs.of((extent.offset_bytes, extent.length_bytes) for extent in extents if extent.is_data)
+    contents = before.scan.contents
+    backed = np.flatnonzero(~contents.reads_as_zeros())
+    met = overlaps(contents.run_offset[backed], contents.run_length[backed], data.start, data.length)
+    return np.isin(rows, contents.run_owner()[backed[met.a]])
 
 
 def _name(scan: Scan, row: int) -> str:
