@@ -26,8 +26,9 @@ from sqlimage.filesystem.ntfs.relocate_boot import BootFields, boot_fields, boot
 from sqlimage.filesystem.ntfs.relocate_fixups import content_runs, differences_in
 from sqlimage.filesystem.ntfs.relocate_log import refuse_unsafe
 from sqlimage.filesystem.ntfs.relocate_plan import Plan, Planner, SystemRows
-from sqlimage.filesystem.ntfs.relocate_records import RecordWriter, Sizes
+from sqlimage.filesystem.ntfs.relocate_records import RecordWriter
 from sqlimage.filesystem.ntfs.relocate_size import Span, bitmap_bytes, bitmap_clusters, demand_of, row_of, span_for
+from sqlimage.filesystem.ntfs.relocate_slab import Sizes
 from sqlimage.filesystem.ntfs.relocate_table import NEW, Table, contents_of, resized, table_of
 from sqlimage.filesystem.ntfs.tables import Parts
 from sqlimage.filesystem.relocation import Relocation, Wish

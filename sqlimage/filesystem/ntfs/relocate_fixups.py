@@ -42,6 +42,27 @@ def pieces(runs: ContentRuns, at: int, length: int) -> Iterator[tuple[int, int]]
         at, length, i = at + count, length - count, i + 1
 
 
+class RecordDifferences:
+    """As :func:`differences_in`, for each of many records of the MFT, which will lie in ``runs``."""
+
+    def __init__(self, runs: ContentRuns, bytes_per_record: int) -> None:
+        self._run_at = np.array(runs.at, dtype=np.int64)
+        self._run_place = np.array(runs.place, dtype=np.int64)
+        self._size = bytes_per_record
+
+    def fixups(self, old: bytes, new: bytes, first: int, reasons: dict[int, str]) -> Iterator[Fixup]:
+        """Of the records from ``first`` on; ``reasons`` are those of all that differ."""
+        differ = np.flatnonzero(np.frombuffer(old, dtype=np.uint8) != np.frombuffer(new, dtype=np.uint8))
+        at = differ + first * self._size
+        record, run = at // self._size, np.searchsorted(self._run_at, at, "right") - 1
+        begin = np.flatnonzero((np.diff(record, prepend=-1) != 0) | (np.diff(run, prepend=-1) != 0))
+        last = np.append(begin, len(differ))[1:] - 1
+        place = (at - self._run_at[run] + self._run_place[run])[begin]
+        columns = (column.tolist() for column in (place, differ[begin], differ[last] + 1, record[begin]))
+        for offset, low, high, number in zip(*columns, strict=True):
+            yield Fixup(offset, old[low:high], new[low:high], reasons[number])
+
+
 def content_runs(contents: Contents, row: int) -> ContentRuns:
     """The runs of one content."""
     low, high = int(contents.first_run[row]), int(contents.first_run[row + 1])

@@ -11,7 +11,8 @@ from sqlimage.extent import Int64s
 from sqlimage.filesystem.contract import Scan
 from sqlimage.filesystem.ntfs.boot import Geometry
 from sqlimage.filesystem.ntfs.relocate_layout import directory_order, from_the_front, into_gaps
-from sqlimage.filesystem.ntfs.relocate_records import RunLists
+from sqlimage.filesystem.ntfs.relocate_records import lists_of, too_long
+from sqlimage.filesystem.ntfs.relocate_slab import RunLists
 from sqlimage.filesystem.ntfs.relocate_table import Moved, Places, Table, moved
 from sqlimage.filesystem.ntfs.tables import Bools, Parts
 
@@ -74,11 +75,11 @@ class Planner:
 
     def _with(self, places: Places, *, merge: bool) -> Plan:
         result = moved(self._table, places, self._resized, merge=merge)
-        return Plan(result, RunLists.of(result, self._parts))
+        return Plan(result, lists_of(result, self._parts))
 
     def _misfits(self, plan: Plan) -> Int64s:
         """The rows that cannot lie so: their run lists outgrow their records, or records of the MFT would be torn."""
-        parts = plan.lists.too_long(self._parts, self._geometry.bytes_per_record)
+        parts = too_long(plan.lists, self._parts, self._geometry.bytes_per_record)
         torn = self._torn(plan.moved.table) - self._torn_before
         return np.union1d(self._parts.content[parts], np.array(sorted(torn), dtype=np.int64))
 

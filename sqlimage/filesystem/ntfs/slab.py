@@ -16,6 +16,7 @@ from sqlimage.filesystem.ntfs import layout
 from sqlimage.filesystem.ntfs.boot import Geometry
 from sqlimage.filesystem.ntfs.record import damaged
 from sqlimage.filesystem.ntfs.runlist import READ_AHEAD_BYTES, MappingPairsError, decode_many
+from sqlimage.filesystem.ntfs.sequences import UpdateSequences
 from sqlimage.filesystem.ntfs.tables import (
     DIRECTORY_INDEX,
     UNNAMED,
@@ -106,17 +107,12 @@ class Slab:
         records.is_directory[number] = directory
 
     def _fix_up(self, start: Int64s) -> None:
-        sectors = self._size // layout.SEQUENCE_NUMBER_STRIDE
-        array = self._u2_at(start + layout.UPDATE_SEQUENCE_ARRAY_OFFSET_AT)
-        words = self._u2_at(start + layout.UPDATE_SEQUENCE_ARRAY_SIZE_AT)
-        wrong = (words != sectors + 1) | (array % 2 != 0) | (array < layout.UPDATE_SEQUENCE_ARRAY_AT_LEAST)
-        wrong |= array + 2 * words > layout.SEQUENCE_NUMBER_STRIDE - 2
-        self._refuse(wrong, start, "its update sequence array does not fit its sectors")
-        number = self._u2[(start + array) >> 1]
-        for sector in range(1, sectors + 1):
-            end = (start + sector * layout.SEQUENCE_NUMBER_STRIDE - 2) >> 1
+        sequences = UpdateSequences(self._u2, start, self._size)
+        self._refuse(sequences.ill(), start, "its update sequence array does not fit its sectors")
+        number = sequences.numbers()
+        for end, kept in sequences.sectors():
             self._refuse(self._u2[end] != number, start, "its sectors are of different writes")
-            self._u2[end] = self._u2[(start + array + 2 * sector) >> 1]
+            self._u2[end] = self._u2[kept]
 
     def _walk(self) -> None:
         """Find the k-th attribute of every record, for k = 0, 1, ... until all have met their end."""
