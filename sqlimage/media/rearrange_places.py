@@ -64,7 +64,8 @@ def fit(blocks: Sequence[Block], end: int) -> Places:
     """
     lengths = [block.length for block in blocks]
     if _packed_end(blocks, lengths) > end:
-        lengths = _shortened(blocks, end)
+        fixed = _last_fixed(blocks)  # those before it cannot help by being shorter
+        lengths[fixed:] = _shortened(blocks[fixed:], end)
     places: Places = []
     for block, length in zip(reversed(blocks), reversed(lengths), strict=True):
         start = min(block.start, _down(end - length, block.alignment)) if block.can_move else block.start
@@ -77,8 +78,7 @@ def grow(blocks: Sequence[Block], extra: int) -> Places:
     """The blocks when there are ``extra`` more bytes at the end: the longest that can grow gets them (of several the
     last one), and those behind it move on together. Blocks before one that cannot move do not grow."""
     places = [(block.start, block.length) for block in blocks]
-    fixed = max((index for index, block in enumerate(blocks) if not block.can_move), default=0)
-    candidates = [index for index in range(fixed, len(blocks)) if blocks[index].can_grow]
+    candidates = [index for index in range(_last_fixed(blocks), len(blocks)) if blocks[index].can_grow]
     if not candidates:
         return places
     chosen = max(candidates, key=lambda index: (blocks[index].length, index))
@@ -90,6 +90,10 @@ def grow(blocks: Sequence[Block], extra: int) -> Places:
     places[chosen] = block.start, length
     places[chosen + 1 :] = [(other.start + by, other.length) for other in behind]
     return places
+
+
+def _last_fixed(blocks: Sequence[Block]) -> int:
+    return max((index for index, block in enumerate(blocks) if not block.can_move), default=0)
 
 
 def _packed_end(blocks: Sequence[Block], lengths: Sequence[int]) -> int:

@@ -42,17 +42,18 @@ class ProtectiveMbr:
             if not record.size_in_lba or not record.os_type:
                 continue
             new, what = record, f"MBR record {index + 1} (hybrid MBR)"
+            is_cut = new_last < min(record.starting_lba + record.size_in_lba - 1, old_last)
             if record.os_type == layout.OS_TYPE_GPT_PROTECTIVE:
                 what = f"MBR record {index + 1} (protective)"
                 if self._reaches(record, old_last):
                     new = self._over_all(record, new_last) if renewed else record
                 elif not self._lies_before_partitions(record):
-                    self._refuse_if_moved(record, index)
+                    self._refuse_if_moved(record, index, is_cut=is_cut)
             elif place := self._places.get(Sectors(record.starting_lba, record.size_in_lba)):
                 if self._is_reshaped or place != (record.starting_lba, record.size_in_lba):
                     new = record.at(0, place, self._geometry, what)
             else:
-                self._refuse_if_moved(record, index)
+                self._refuse_if_moved(record, index, is_cut=is_cut)
             yield from new.fixup(self._sector, index, 0, what)
 
     def _reaches(self, record: RawRecord, old_last: int) -> bool:
@@ -75,8 +76,8 @@ class ProtectiveMbr:
             end = _CHS_BEYOND if chs == CHS_SATURATED else chs.to_bytes()
         return record._replace(size_in_lba=max(size, 1), ending_chs=end)
 
-    def _refuse_if_moved(self, record: RawRecord, index: int) -> None:
-        if self._is_moved:
+    def _refuse_if_moved(self, record: RawRecord, index: int, *, is_cut: bool) -> None:
+        if self._is_moved or is_cut:
             raise RefusedError(
                 f"record {index + 1} of the hybrid MBR (type 0x{record.os_type:02x}, sector {record.starting_lba}, "
                 f"{record.size_in_lba} sectors) stands for no partition of the GPT, so it cannot follow one",
