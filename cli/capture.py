@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size, parse_property
 
 from .arguments import JsonOption, split_image
-from .output import message, print_json, print_pairs, printable, progress_bar
+from .output import message, print_explanation, print_json, print_pairs, printable, progress_bar
 
 EXAMPLE = "sqlimage capture /dev/sdb1 monday.sqlimage --parent sunday.sqlimage --label monday"
 
@@ -49,6 +49,12 @@ def command(
     keep_page_files: Annotated[
         bool, typer.Option("--keep-page-files", help="Take pagefile.sys, swapfile.sys and hiberfil.sys too.")
     ] = False,
+    defragment: Annotated[
+        bool, typer.Option("--defragment", help="Lay out NTFS and FAT volumes anew: every file in one piece.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="With --defragment: print what would be changed, and make no image.")
+    ] = False,
     preset: Annotated[str, typer.Option(help="fast, balanced or archive.")] = "balanced",
     level: Annotated[int | None, typer.Option(help="Compression level of zstd, 1 to 22, instead.")] = None,
     hidden_sectors: Annotated[
@@ -63,6 +69,11 @@ def command(
     or --append what an older version has is not stored again. The image, or the new version, is there whole and synced,
     or not at all.
     """
+    if explain:
+        if not defragment:
+            raise sqlimage.UsageError("--explain tells what --defragment would do", hint="add --defragment")
+        print_explanation(sqlimage.explain_capture(source, source_format=format_, partition=partition), json)
+        return
     target, parent_version = split_image(image) if append else (image, None)
     if parent is not None:
         parent, parent_version = split_image(parent)
@@ -79,6 +90,7 @@ def command(
             property_values=dict(parse_property(text) for text in property_ or []),
             store=store or [],
             keep_page_files=keep_page_files,
+            defragment=defragment,
             preset=preset,
             level=level,
             hidden_sectors=hidden_sectors,
@@ -94,6 +106,8 @@ def command(
         taken = f"{volume.names} names" if volume.captured_as == "files" else volume.captured_as
         named = f"volume {volume.number}: {volume.file_system or 'unknown'} {volume.label or ''}".rstrip()
         print(f"{printable(named)}, {taken}")
+        if volume.moved_bytes is not None:
+            print(f"  defragmented: {format_size(volume.moved_bytes)} moved, {volume.fixups} fix-ups")
         if volume.left_out:
             left_out = printable(", ".join(volume.left_out))
             print(f"  left out {left_out} ({format_size(volume.left_out_bytes)})")

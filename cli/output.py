@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import sqlimage
 
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHOWN = 12
+"""Bytes that are shown of what is replaced; --json has all."""
 _LOOKED_AT = 500
 """Rows that decide how wide the columns of a table are; later, wider ones stand out."""
 
@@ -114,6 +116,37 @@ def print_outcome(outcome: sqlimage.Outcome) -> None:
         print("nothing was written; no version was made")
     elif outcome.advice:
         print(outcome.advice)
+
+
+def print_explanation(explained: sqlimage.Explanation, as_json: bool) -> None:
+    """What would be done to volumes, and every change of their control information."""
+    for note in explained.notes:
+        message(f"note: {note}")
+    if as_json:
+        print_json(explained)
+        return
+    for volume in explained.volumes:
+        where = f"{sqlimage.format_size(volume.length_before)} at byte {volume.offset_before}"
+        if (volume.offset_bytes, volume.length_bytes) != (volume.offset_before, volume.length_before):
+            where += f" -> {sqlimage.format_size(volume.length_bytes)} at byte {volume.offset_bytes}"
+        moved = f"{sqlimage.format_size(volume.moved_bytes)} to be moved, {volume.fixups} fix-ups"
+        print(f"volume {volume.number}: {volume.file_system or 'unknown'}, {where}: {moved}")
+    if explained.fixups:
+        rows = (
+            (at, len(original), _beginning(original), _beginning(replacement), reason)
+            for at, original, replacement, reason in explained.fixups
+        )
+        print_table(["offset", "bytes", "original", "replacement", "reason"], rows)
+    print_pairs([("size", _from_to(explained.size_before, explained.size_bytes))])
+
+
+def _beginning(content: bytes) -> str:
+    return content.hex() if len(content) <= _SHOWN else f"{content[:_SHOWN].hex()}..."
+
+
+def _from_to(before: int, after: int) -> str:
+    told = f"{sqlimage.format_size(after)} ({after} bytes)"
+    return told if before == after else f"{sqlimage.format_size(before)} ({before} bytes) -> {told}"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size
 
 from .arguments import ImageArgument, JsonOption, opened
-from .output import message, print_json, progress_bar
+from .output import message, print_explanation, print_json, progress_bar
 
 EXAMPLE = "sqlimage restore laptop.sqlimage@golden /dev/sdb1"
 
@@ -26,18 +26,50 @@ def command(
         int | None, typer.Option(metavar="N", help="Restore only this volume of the medium.", min=0)
     ] = None,
     partition: Annotated[int | None, typer.Option(help="Write into this partition of DEST.", min=1)] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Lay it out anew for this size: 20GiB, minimum, or maximum (all of DEST)."),
+    ] = None,
+    hidden_sectors: Annotated[
+        int | None, typer.Option(metavar="N", help="How many sectors lie before the volume, for its boot code.", min=0)
+    ] = None,
+    geometry: Annotated[
+        str | None, typer.Option(metavar="C/H/S", help="The geometry that boot sectors and partition tables state.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what would be moved and changed, and write nothing.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a destination that is not empty.")] = False,
     wipe: Annotated[bool, typer.Option("--wipe", help="Zero the free clusters of a device or partition too.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Write a version back to a disk or a file, verifying every digest on the way.
 
-    A destination that is too small, mounted or not empty is refused before a byte is written.
+    A destination that is too small, mounted or not empty is refused before a byte is written. With --size NTFS, FAT and
+    ext volumes shrink or grow, and the partitions of a disk with them; every file is read again and compared.
     """
+    wanted = sqlimage.parse_target_size(size) if size is not None else None
+    shape = sqlimage.Geometry.parse(geometry) if geometry else None
+    if explain:
+        with opened(image) as version:
+            explained = sqlimage.explain_restore(
+                version,
+                destination,
+                volume=volume,
+                partition=partition,
+                size=wanted,
+                hidden_sectors=hidden_sectors,
+                geometry=shape,
+            )
+        print_explanation(explained, json)
+        return
     with opened(image) as version, progress_bar("restoring") as progress:
         report = sqlimage.restore(
             version,
             destination,
+            size=wanted,
+            hidden_sectors=hidden_sectors,
+            geometry=shape,
             volume=volume,
             destination_format=format_,
             partition=partition,
@@ -45,6 +77,8 @@ def command(
             wipe=wipe,
             progress=progress,
         )
+    for note in report.notes:
+        message(f"note: {note}")
     if report.padding_bytes:
         message(f"note: {report.padding_bytes} zeros follow the medium: {report.format} holds whole sectors only")
     if json:
@@ -56,3 +90,5 @@ def command(
         f"{format_size(report.medium_bytes)}, {format_size(report.written_bytes)} written, "
         f"{report.chunks_verified} chunks verified"
     )
+    if report.files_compared:
+        print(f"laid out anew: {report.fixups} fix-ups; {report.files_compared} contents read again, all as they were")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sqlimage.catalog import Found, find
     from sqlimage.device import BlockDevice, DeviceExtent, WritableDevice
     from sqlimage.filesystem.contract import Content, read_all
+    from sqlimage.fixup import Fixup
     from sqlimage.image.changes import Change
     from sqlimage.image.chunks import Cache
     from sqlimage.image.driver import ImageDriver
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
     from sqlimage.image.query import Answer, Query
     from sqlimage.image.verify import Problem, VerifyReport, verify, verify_files
     from sqlimage.journey.capture import capture
+    from sqlimage.journey.explain import ExplainedVolume, Explanation, explain_capture, explain_restore
     from sqlimage.journey.extract import ExtractReport, extract
     from sqlimage.journey.presets import PRESETS
+    from sqlimage.journey.resize import parse_target_size
     from sqlimage.journey.restore import RestoreReport, restore
     from sqlimage.journey.story import CaptureReport, VolumeReport
     from sqlimage.media.file import FileDevice, WritableFileDevice
@@ -91,8 +94,11 @@ _HOMES = {
     "image.query": ("Answer", "Query"),
     "image.verify": ("Problem", "VerifyReport", "verify", "verify_files"),
     "journey.capture": ("capture",),
+    "journey.explain": ("ExplainedVolume", "Explanation", "explain_capture", "explain_restore"),
     "journey.extract": ("ExtractReport", "extract"),
     "journey.presets": ("PRESETS",),
+    "fixup": ("Fixup",),
+    "journey.resize": ("parse_target_size",),
     "journey.restore": ("RestoreReport", "restore"),
     "journey.story": ("CaptureReport", "VolumeReport"),
     "media.file": ("FileDevice", "WritableFileDevice"),
@@ -146,10 +152,13 @@ __all__ = [
     "Edit",
     "EditDriver",
     "EditReport",
+    "ExplainedVolume",
+    "Explanation",
     "Extent",
     "ExtractReport",
     "FileDevice",
     "FileRow",
+    "Fixup",
     "FlattenReport",
     "FormatError",
     "Found",
@@ -191,6 +200,8 @@ __all__ = [
     "changing",
     "compact",
     "diff",
+    "explain_capture",
+    "explain_restore",
     "extract",
     "find",
     "flatten",
@@ -200,6 +211,7 @@ __all__ = [
     "open",
     "parse_property",
     "parse_size",
+    "parse_target_size",
     "prune",
     "read_all",
     "read_partition_table",

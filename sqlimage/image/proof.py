@@ -65,6 +65,41 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
     return len(rows)
 
 
+def prove_files(volume: BlockDevice, before: Before, *, threads: int | None = None) -> int:
+    """As :func:`prove`, where others laid out the volume anew (resize2fs), so that only names and contents are known:
+    they are compared by path; how many contents were compared."""
+    file_system = open_file_system(volume)
+    if file_system is None:
+        raise _differs("its file system is not recognised")
+    scan = file_system.scan()
+    new, old = _files(scan), _files(before.scan)
+    if new.keys() != old.keys():
+        raise _differs(f"{min(new.keys() ^ old.keys())} is there in one of them only")
+    row_of = {row: old[path] for path, row in new.items()}
+    rows = np.array(sorted(row_of), dtype=np.int64)
+    rows = rows[np.argsort(first_places(scan.contents)[rows], kind="stable")]
+    known = np.array([row_of[row] in before.digests for row in rows.tolist()], dtype=np.bool_)
+    told = {row: before.digests[row_of[row]] for row in rows[known].tolist()}
+    rest = np.array([row_of[row] for row in rows[~known].tolist()], dtype=np.int64)
+    was = dict(digests(before.device, before.scan.contents, rest, threads=threads))
+    told |= {row: was[row_of[row]] for row in rows[~known].tolist()}
+    for row, digest in digests(volume, scan.contents, rows, threads=threads):
+        if digest != told[row]:
+            raise _differs(f"{_name(scan, row)} does not have the digest it had")
+    return len(rows)
+
+
+def _files(scan: Scan) -> dict[str, int]:
+    """The contents of files that have clusters, by one of their names."""
+    contents, entries = scan.contents, scan.entries
+    there = ((contents.flags & (ContentFlag.INLINE | ContentFlag.INDEX | ContentFlag.COMPRESSED)) == 0) & (
+        np.diff(contents.first_run) > 0
+    )
+    rows = np.flatnonzero((entries.kind == EntryKind.FILE) & (entries.content >= 0))
+    rows = rows[there[entries.content[rows]]]
+    return {entries.path[row]: int(entries.content[row]) for row in rows.tolist()}
+
+
 def _differs(what: str) -> DamagedError:
     return DamagedError(
         f"the volume laid out anew is not what was planned: {what}", hint="this is a defect of sqlimage: report it"

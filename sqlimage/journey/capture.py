@@ -118,7 +118,7 @@ def capture(
         raise UsageError("a version of which parent is meant is not told")
     if source_format is not None and not isinstance(source, str | os.PathLike):
         raise UsageError("a device has no format")
-    with _opened(source, source_format, partition) as found:
+    with opened_source(source, source_format, partition) as found:
         if append:
             return _append(found, os.fspath(image), parent_version, search, wishes)
         if parent is not None:
@@ -127,7 +127,7 @@ def capture(
 
 
 @contextmanager
-def _opened(
+def opened_source(
     source: str | os.PathLike[str] | BlockDevice, source_format: str | None, partition: int | None
 ) -> Iterator[_Source]:
     opened = open_source(source, source_format) if isinstance(source, str | os.PathLike) else None

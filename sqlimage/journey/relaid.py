@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from sqlimage.device import WritableDevice
 from sqlimage.errors import DamagedError
 from sqlimage.extent import Int64s, Runs
-from sqlimage.filesystem.contract import Scan
+from sqlimage.filesystem.contract import Scan, VolumeFacts
 from sqlimage.filesystem.relocation import Relocation
 from sqlimage.fixup import Fixup
+from sqlimage.journey.ext_resize import ResizedExt
+from sqlimage.media.window import WritableWindow
 from sqlimage.moves import Moves
 from sqlimage.streams.cluster_map import MapTable
 from sqlimage.units import MIB
@@ -29,8 +31,47 @@ class RelaidVolume:
     length_before: int
     offset_bytes: int
     length_bytes: int
-    relocation: Relocation
     scan_before: Scan
+    relocation: Relocation | None = None
+    resized: ResizedExt | None = None
+    """One of the two: how."""
+
+    @property
+    def moves(self) -> Moves:
+        """Within the volume."""
+        how = self.relocation or self.resized
+        assert how is not None
+        return Moves.of(how.moved_from, how.moved_to, how.moved_length)
+
+    @property
+    def allocated(self) -> Runs:
+        """Within the new volume."""
+        how = self.relocation or self.resized
+        assert how is not None
+        return how.allocated
+
+    @property
+    def facts(self) -> VolumeFacts:
+        """Of the new volume."""
+        how = self.relocation or self.resized
+        assert how is not None
+        return how.facts
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was mended, a sentence each."""
+        return self.resized.notes if self.resized is not None else ()
+
+    @property
+    def fixups(self) -> Sequence[Fixup]:
+        """Within the new volume."""
+        return self.relocation.fixups if self.relocation is not None else ()
+
+    def write_control(self, target: WritableDevice, *, fresh: bool) -> int:
+        """Write what comes neither from the image nor from fix-ups; how many bytes."""
+        if self.resized is None:
+            return 0
+        return self.resized.write_control(WritableWindow(target, self.offset_bytes, self.length_bytes), fresh=fresh)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,36 +3,15 @@ before anything is written."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import RefusedError, UsageError
-from sqlimage.extent import Runs
-from sqlimage.filesystem.contract import Scan
 from sqlimage.filesystem.probe import open_file_system
-from sqlimage.filesystem.relocation import Relocatable, Wish
-from sqlimage.image.relayout import moves_of
 from sqlimage.journey.relaid import Layout, RelaidVolume
-from sqlimage.media.geometry import Geometry
+from sqlimage.journey.resizable import Resizable, Size, Target, what_it_is
 from sqlimage.units import SECTOR_BYTES, format_size, parse_size
-
-Size = int | Literal["minimum", "maximum"]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the destination asks for. None: as it was captured."""
-
-    size: Size | None = None
-    hidden_sectors: int | None = None
-    geometry: Geometry | None = None
-    room_bytes: int | None = None
-    """What the destination has; None for a file, which becomes as large as it has to."""
-
-    @property
-    def is_as_captured(self) -> bool:
-        return self.size is None and self.hidden_sectors is None and self.geometry is None
 
 
 def parse_target_size(text: str) -> Size:
@@ -47,64 +26,48 @@ def parse_target_size(text: str) -> Size:
         raise UsageError(problem.message, hint="write minimum, maximum, or a number with a unit, as 20GiB") from None
 
 
-def plan_volume(device: BlockDevice, allocated: Runs, target: Target, number: int) -> Layout:
-    """The layout of a volume alone. ``device`` is the volume as it was captured, ``allocated`` what counts of it.
+def plan_volume(device: BlockDevice, target: Target, number: int, open_files: ExitStack) -> Layout:
+    """The layout of a volume alone. ``device`` is the volume as it was captured; ``open_files`` takes what has to be
+    closed in the end.
 
     Raises :class:`~sqlimage.errors.RefusedError` where it cannot be done, with what is needed and what there is.
     """
-    file_system = open_file_system(device)
-    if not isinstance(file_system, Relocatable):
-        what = file_system.facts.file_system if file_system is not None else "no file system that is known"
+    resizable = Resizable.of(device, open_file_system(device))
+    if resizable is None:
         raise RefusedError(
-            f"volume {number}: {what} cannot be laid out anew", hint="restore it as it was captured, without --size"
+            f"volume {number}: {what_it_is(device)} cannot be laid out anew",
+            hint="restore it as it was captured, without --size",
         )
-    scan = file_system.scan()
-    smallest = file_system.smallest_bytes(scan)
-    size = wanted_size(target, device.size_bytes, smallest)
-    return _laid_out(file_system, scan, device, size, target, number)
+    size = wanted_size(target, device.size_bytes, lambda: resizable.smallest_bytes)
+    volume = resizable.on(RelaidVolume(number, 0, device.size_bytes, 0, size, resizable.scan), target, open_files)
+    return Layout(size, volume.moves, volume.allocated, volume.fixups, (volume,), volume.notes)
 
 
-def wanted_size(target: Target, captured_bytes: int, smallest_bytes: int) -> int:
-    """How large it is to become. Raises :class:`~sqlimage.errors.RefusedError` where that is too small, or the
-    destination is."""
+def wanted_size(
+    target: Target, captured_bytes: int, smallest_bytes: Callable[[], int], unit: int = SECTOR_BYTES
+) -> int:
+    """How large it is to become, in whole units; ``smallest_bytes`` is asked only where it matters, for finding it can
+    take long. Raises :class:`~sqlimage.errors.RefusedError` where that is too small, or the destination is."""
     room = target.room_bytes
     if target.size == "maximum":
         if room is None:
             raise UsageError("a new file has no size of its own to fill", hint="say how large: --size 20GiB")
         size = room
     elif target.size == "minimum":
-        size = smallest_bytes
+        size = smallest_bytes()
     else:
         size = captured_bytes if target.size is None else target.size
-    size = size // SECTOR_BYTES * SECTOR_BYTES if size != captured_bytes else size
-    if size < smallest_bytes:
-        raise RefusedError(f"{_told(size)} do not suffice: what the image holds needs {_told(smallest_bytes)}")
+    size = size if size == captured_bytes else size // unit * unit
+    if size < captured_bytes and size < (smallest := smallest_bytes()):
+        raise RefusedError(f"{_told(size)} do not suffice: what the image holds needs {_told(smallest)}")
     if room is not None and size > room:
+        smallest = smallest_bytes()
         raise RefusedError(
             f"the destination has {_told(room)}, {_told(size)} are needed",
-            hint=f"--size maximum fits it in; it needs {_told(smallest_bytes)} at least"
-            if room >= smallest_bytes
-            else f"it needs {_told(smallest_bytes)} at least",
+            hint=("--size maximum fits it in; it" if room >= smallest else "it") + f" needs {_told(smallest)} at least",
         )
     return size
 
 
 def _told(size_bytes: int) -> str:
     return f"{format_size(size_bytes)} ({size_bytes} bytes)"
-
-
-def _laid_out(
-    file_system: Relocatable, scan: Scan, device: BlockDevice, size: int, target: Target, number: int
-) -> Layout:
-    geometry = target.geometry
-    relocation = file_system.relocate(
-        scan,
-        Wish(
-            size_bytes=size if size != device.size_bytes else None,
-            hidden_sectors=target.hidden_sectors,
-            sectors_per_track=geometry.sectors_per_track if geometry else None,
-            tracks_per_cylinder=geometry.tracks_per_cylinder if geometry else None,
-        ),
-    )
-    volume = RelaidVolume(number, 0, device.size_bytes, 0, size, relocation, scan)
-    return Layout(size, moves_of(relocation), relocation.allocated, relocation.fixups, (volume,))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 from sqlimage.device import BlockDevice
-from sqlimage.errors import FormatError, InconsistentVolume
+from sqlimage.errors import FormatError, InconsistentVolume, RefusedError
+from sqlimage.filesystem.probe import open_file_system
 from sqlimage.image.image import Version
-from sqlimage.image.proof import Before, prove
+from sqlimage.image.proof import Before, prove, prove_files
 from sqlimage.journey.relaid import Layout, RelaidVolume
-from sqlimage.journey.resize import Target, plan_volume
+from sqlimage.journey.resizable import WITH_HIDDEN_SECTORS, Target
+from sqlimage.journey.resize import plan_volume
 from sqlimage.journey.resize_disk import plan_disk
 from sqlimage.journey.unpack import Part
 from sqlimage.media.window import Window
@@ -37,7 +39,10 @@ class Plan:
             old = Window(self.source, volume.offset_before, volume.length_before)
             new = Window(target, volume.offset_bytes, volume.length_bytes)
             before = Before(old, volume.scan_before, self._digests(volume))
-            compared += prove(new, volume.relocation, before, threads=threads)
+            if volume.relocation is not None:
+                compared += prove(new, volume.relocation, before, threads=threads)
+            else:
+                compared += prove_files(new, before, threads=threads)
         return compared
 
     def _digests(self, volume: RelaidVolume) -> dict[int, bytes]:
@@ -58,20 +63,51 @@ class Plan:
 def planned(version: Version, volume: int | None, part: Part, target: Target) -> Iterator[Plan]:
     """Plan a restore. Raises :class:`~sqlimage.errors.RefusedError` where the destination's wishes cannot be met."""
     allocated = part.bytes_of(version.allocated())
-    if target.is_as_captured:
-        yield Plan(version, None, Layout.as_captured(part.length_bytes, allocated))
+    is_disk = volume is None and version.control.partition_scheme is not None
+    as_captured = Layout.as_captured(part.length_bytes, allocated)
+    if target.is_as_captured and (is_disk or target.begins_at is None):
+        yield Plan(version, None, as_captured)
         return
-    driver = version.driver()
-    try:
-        start = part.start_cluster * part.bytes_per_cluster
-        source = Window(driver, start, part.length_bytes)
+    with ExitStack() as open_files:
+        driver = version.driver()
+        open_files.callback(driver.close)
+        source = Window(driver, part.start_cluster * part.bytes_per_cluster, part.length_bytes)
         try:
-            if volume is None and version.control.partition_scheme is not None:
-                layout = plan_disk(source, allocated, target)
+            if is_disk:
+                layout = plan_disk(source, allocated, target, open_files)
+            elif target.is_as_captured:
+                layout = _where_it_begins(source, as_captured, target, volume or 0, open_files)
             else:
-                layout = plan_volume(source, allocated, target, volume or 0)
+                wanted = target if target.hidden_sectors is not None else _with_place(source, target)
+                layout = plan_volume(source, wanted, volume or 0, open_files)
         except InconsistentVolume as problem:
             raise FormatError(f"{version.image.path}: {problem}") from None
         yield Plan(version, source, layout)
-    finally:
-        driver.close()
+
+
+def _with_place(source: BlockDevice, target: Target) -> Target:
+    """The target with the hidden sectors of the place it is, where the boot sector tells others."""
+    try:
+        file_system = open_file_system(source)
+    except InconsistentVolume:
+        return target
+    if file_system is None or file_system.facts.file_system not in WITH_HIDDEN_SECTORS:
+        return target
+    place = target.begins_at
+    return target if place in (None, file_system.facts.hidden_sectors) else replace(target, hidden_sectors=place)
+
+
+def _where_it_begins(
+    source: BlockDevice, as_captured: Layout, target: Target, number: int, open_files: ExitStack
+) -> Layout:
+    """A volume as it was captured, but for what its boot sector says of its place, where that can be changed."""
+    wanted = _with_place(source, target)
+    if wanted.hidden_sectors is None or as_captured.size_bytes > (target.room_bytes or as_captured.size_bytes):
+        return as_captured
+    try:
+        layout = plan_volume(source, wanted, number, open_files)
+    except (RefusedError, InconsistentVolume) as refused:
+        note = f"its boot sector does not say that {wanted.hidden_sectors} sectors lie before it: {refused.message}"
+        return replace(as_captured, notes=(note,))
+    note = f"its boot sector says that {wanted.hidden_sectors} sectors lie before it, as there do"
+    return replace(layout, notes=(*layout.notes, note))

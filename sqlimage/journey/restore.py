@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import stat
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sqlimage.device import WritableDevice
 from sqlimage.errors import NotFoundError, RefusedError
 from sqlimage.image.image import Version
 from sqlimage.image.lineage import resolve
+from sqlimage.journey.destination import begins_at, is_block_device, refuse_mounted
 from sqlimage.journey.relaid import apply_fixups
-from sqlimage.journey.resize import Size, Target
+from sqlimage.journey.resizable import Size, Target
 from sqlimage.journey.resized import Plan, planned
 from sqlimage.journey.unpack import Part, Unpacking
 from sqlimage.media.file import WritableFileDevice
@@ -93,10 +91,10 @@ def restore(
     lineage.close()
     if any(os.path.realpath(file.path) == path for file in lineage.files):
         raise RefusedError(f"{path}: is a parent of the image, which is read from it")
-    _refuse_mounted(path)
+    refuse_mounted(path)
     if not os.path.lexists(path) and (path + "/").startswith("/dev/") and not path.startswith("/dev/shm/"):
         raise NotFoundError(f"{path}: no such device")
-    is_device = _is_block_device(path)
+    is_device = is_block_device(path)
     kind = formats.for_destination(path, destination_format) if destination_format or not is_device else None
     if kind is not None and (partition is not None or is_device):
         what = "a partition" if partition is not None else "a device"
@@ -112,7 +110,8 @@ def restore(
             window = partition_window(device, partition)
             assert isinstance(window, WritableDevice)
             there = window
-        with planned(version, volume, part, replace(target, room_bytes=there.size_bytes)) as plan:
+        target = replace(target, room_bytes=there.size_bytes, begins_at=begins_at(device, partition))
+        with planned(version, volume, part, target) as plan:
             _check_room(plan.layout.size_bytes, path, there, force)
             report = job.run(plan, there, fresh=False, wipe=wipe)
         there.flush()
@@ -169,6 +168,8 @@ class _Job:
         """Write, change what has to be changed, and read again what was laid out anew."""
         unpacking = Unpacking(self.version, self.part, plan.layout, there, start_writeback)
         done = unpacking.run(fresh=fresh, wipe=wipe, threads=self.threads, progress=self.progress)
+        for relaid in plan.layout.volumes:
+            relaid.write_control(there, fresh=fresh)
         apply_fixups(there, plan.layout.fixups)
         compared = plan.prove(there, self.threads)
         return RestoreReport(
@@ -199,19 +200,3 @@ def _check_room(needed: int, path: str, target: WritableDevice, force: bool) -> 
     ends = {0, max(0, target.size_bytes - _LOOKED_AT)}
     if any(any(target.read(at, min(_LOOKED_AT, target.size_bytes - at))) for at in ends):
         raise RefusedError(f"{path}: is not empty", hint="use --force to overwrite it")
-
-
-def _is_block_device(path: str) -> bool:
-    try:
-        return stat.S_ISBLK(os.stat(path).st_mode)
-    except OSError:
-        return False
-
-
-def _refuse_mounted(path: str) -> None:
-    """A file behind a loop device is in use, and writing under a mounted file system destroys it."""
-    for backing in glob.glob("/sys/block/loop*/loop/backing_file"):
-        with suppress(OSError), open(backing, encoding="utf-8", errors="surrogateescape") as file:
-            if file.read().rstrip("\n") == path:
-                device = backing.split("/")[3]
-                raise RefusedError(f"{path}: is in use as /dev/{device}", hint=f"run `losetup -d /dev/{device}` first")
