@@ -17,6 +17,8 @@ _SQUASHFS = (
 )
 _APPLY = 'truncate -s "$3" "$2" && mkntfs -q -F -Q -s 512 "$2" && exec wimlib-imagex apply "$1" 1 "$2"'
 _NTFS_BYTES = "2G"
+_WHOLE, _HALF = "2350MiB", "1175MiB"
+"""What the files of the NTFS volume fill by half, and nearly whole."""
 
 
 def sqlimage_capture(name: str, source: str, *options: str) -> Contender:
@@ -59,6 +61,22 @@ def _sparse(file_system: str) -> Case:
             qcow2("qcow2 zstd 2 GiB", f"{file_system}_2g.img", *ZSTD),
         ),
     )
+
+
+def _defragment(file_system: str) -> Case:
+    return Case(
+        f"{file_system}-defragment",
+        f"Capture of the {file_system.upper()} volume, every file in one piece",
+        "defragmented",
+        (
+            sqlimage_capture("defragmented", f"{file_system}.img", "--defragment"),
+            sqlimage_capture("as it is", f"{file_system}.img"),
+        ),
+    )
+
+
+def _restore(name: str, *options: str, source: str = "large.sqlimage") -> Contender:
+    return Contender(name, (SQLIMAGE, "restore", "{source}", "{out}", *options), source, (SQLIMAGE,))
 
 
 CASES = (
@@ -125,4 +143,17 @@ CASES = (
     ),
     _sparse("ntfs"),
     _sparse("fat32"),
+    _defragment("ntfs"),
+    _defragment("fat32"),
+    Case(
+        "ntfs-half",
+        "Restore of an NTFS volume that is half empty, to half its size",
+        "half its size",
+        (_restore("half its size", "--size", _HALF), _restore("its size")),
+        prepare=(
+            sqlimage_capture("small.sqlimage", "ntfs.img"),
+            _restore("large.img", "--size", _WHOLE, source="small.sqlimage"),
+            sqlimage_capture("large.sqlimage", "large.img"),
+        ),
+    ),
 )
