@@ -152,6 +152,7 @@ def overlaps(start: Int64s, length: Int64s, b_start: Int64s, b_length: Int64s) -
     order of the first, then of the second."""
     first = np.searchsorted(b_start + b_length, start, side="right")
     count = np.maximum(np.searchsorted(b_start, start + length, side="left") - first, 0)
+    count[length == 0] = 0  # even amid a range of the second
     a = np.repeat(np.arange(len(start), dtype=np.int64), count)
     b = np.arange(len(a), dtype=np.int64) + np.repeat(first - (np.cumsum(count) - count), count)
     low = np.maximum(start[a], b_start[b])
