@@ -25,6 +25,9 @@ from sqlimage.media.partition import partition_window
 from sqlimage.nameless import NamelessFile
 from sqlimage.units import MIB, Progress, format_size
 
+_GPT_BACKUP = (
+    "the backup GPT does not lie at the end of the device, which is larger; --size maximum would bring it there"
+)
 _LOOKED_AT = MIB
 """How much of each end of a destination is looked at to see whether it is empty."""
 
@@ -115,6 +118,9 @@ def restore(
             _check_room(plan.layout.size_bytes, path, there, force)
             report = job.run(plan, there, fresh=False, wipe=wipe)
         there.flush()
+        is_gpt = volume is None and partition is None and version.control.partition_scheme == "gpt"
+        if is_gpt and there.size_bytes > report.medium_bytes:
+            report = replace(report, notes=(*report.notes, _GPT_BACKUP))
         return report
     finally:
         device.close()
