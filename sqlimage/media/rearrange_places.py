@@ -9,7 +9,7 @@ the gap. What of the gap is neither may close::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlimage.units import MIB, power_of_two_in
@@ -106,21 +106,25 @@ def _packed_end(blocks: Sequence[Block], lengths: Sequence[int]) -> int:
 
 def _shortened(blocks: Sequence[Block], end: int) -> list[int]:
     """Lengths that just fit: each block keeps what it has to spare up to a level, the highest that is possible."""
-    low, high = 0, max(block.length for block in blocks)
+
+    def fits(lengths: Sequence[int]) -> bool:
+        return _packed_end(blocks, lengths) <= end
+
+    level = _last(max(block.length for block in blocks), lambda n: fits([block.keeping(n) for block in blocks]))
+    lengths = [block.keeping(level) for block in blocks]
+    # whole units leave a rest, of which some can still have one more
+    longer = [block.keeping(level + block.alignment) for block in blocks]
+    count = _last(len(blocks), lambda n: fits(longer[:n] + lengths[n:]))
+    return longer[:count] + lengths[count:]
+
+
+def _last(limit: int, holds: Callable[[int], bool]) -> int:
+    """The last number below ``limit`` for which something holds that holds for 0 and, from some number on, no more."""
+    low, high = 0, limit
     while low + 1 < high:
-        level = (low + high) // 2
-        if _packed_end(blocks, [block.keeping(level) for block in blocks]) <= end:
-            low = level
-        else:
-            high = level
-    lengths = [block.keeping(low) for block in blocks]
-    # whole units of different sizes leave a rest, of which some can still have a unit
-    for index, block in enumerate(blocks):
-        if (longer := min(block.keeping(low + block.alignment), block.length)) > lengths[index]:
-            tried = [*lengths[:index], longer, *lengths[index + 1 :]]
-            if _packed_end(blocks, tried) <= end:
-                lengths = tried
-    return lengths
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def _up(number: int, unit: int) -> int:
