@@ -120,14 +120,14 @@ class RecordSlab:
 
     def _make_room(self) -> None:
         """Move what lies behind attributes that become longer or shorter, record by record."""
-        growth, end = self._lists.growth, self._at + self._lists.length
+        growth = self._lists.growth
         changes = np.logical_or.reduceat(growth != 0, self._begin)
-        places = (column[changes].tolist() for column in (self._start, self._begin, self._count))
-        for start, begin, count in zip(*places, strict=True):
-            lists = slice(begin, begin + count)
-            record = self._u1[start : start + self._size]
-            data = _with_room(record.tobytes(), (end[lists] - start).tolist(), growth[lists].tolist())
-            record[:] = np.frombuffer(data, dtype=np.uint8)
+        columns = (self._start[changes], self._begin[changes], (self._begin + self._count)[changes])
+        ends, changed_by = (self._at % self._size + self._lists.length).tolist(), growth.tolist()
+        buffer = self._u1.data
+        for start, low, high in zip(*(column.tolist() for column in columns), strict=True):
+            record = buffer[start : start + self._size]
+            record[:] = _with_room(record, ends[low:high], changed_by[low:high])
         before = np.cumsum(growth) - growth
         self._at = self._at + before - np.repeat(before[self._begin], self._count)
 
@@ -146,7 +146,7 @@ class RecordSlab:
             self._s8[at : at + 3] = new.allocated, new.file_size, new.valid
 
 
-def _with_room(record: bytes, ends: list[int], growth: list[int]) -> bytearray:
+def _with_room(record: memoryview, ends: list[int], growth: list[int]) -> bytearray:
     """A record whose attributes, which end at ``ends``, are longer or shorter at their ends; zeros behind the last."""
     data = bytearray(record)
     for end, change in zip(reversed(ends), reversed(growth), strict=True):
