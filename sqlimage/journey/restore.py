@@ -26,7 +26,7 @@ from sqlimage.nameless import NamelessFile
 from sqlimage.units import MIB, Progress, format_size
 
 _GPT_BACKUP = (
-    "the backup GPT does not lie at the end of the device, which is larger; --size maximum would bring it there"
+    "the device is larger than the disk, whose backup GPT so does not lie at its end; --size maximum brings it there"
 )
 _LOOKED_AT = MIB
 """How much of each end of a destination is looked at to see whether it is empty."""
