@@ -1,7 +1,8 @@
 """Proof that a volume that was laid out anew is the one that was planned, and holds what it held before.
 
-Three things together: our own reader finds in the new volume what the plan says; every run of it leads back, through
-the moves, to where the same bytes of the same file lay before; and what lies there has the digest that it had there.
+Four things together: our own reader finds in the new volume what the plan says; every run of it leads back, through
+the moves, to where the same bytes of the same file lay before; what lies there has the digest that it had there; and
+all the rest (directories, tables, what nobody owns) is byte for byte what was there, with the fix-ups applied.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqlimage.device import BlockDevice
-from sqlimage.errors import DamagedError
+from sqlimage.errors import DamagedError, InconsistentVolume
 from sqlimage.extent import Int64s, Runs, overlaps
-from sqlimage.filesystem.contract import ContentFlag, Contents, EntryKind, FileSystem, Scan
+from sqlimage.filesystem.contract import HOLE, ContentFlag, Contents, EntryKind, FileSystem, Scan, VolumeFacts
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.filesystem.relocation import Relocation
 from sqlimage.fixup import Fixup
 from sqlimage.image.relayout import moves_of
+from sqlimage.image.relocated import RelocatedDevice
 from sqlimage.image.reread import digests, first_places
 from sqlimage.image.stored import StoredDevice
+from sqlimage.units import MIB
+
+_BLOCK_BYTES = MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,13 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
 
     Raises :class:`~sqlimage.errors.DamagedError`, with the first file that differs.
     """
-    file_system = open_file_system(volume)
-    if file_system is None:
-        raise _differs("its file system is not recognised")
-    _check_structure(file_system, relocation)
+    try:
+        file_system = open_file_system(volume)
+        if file_system is None:
+            raise _differs("its file system is not recognised")
+        _check_structure(file_system, relocation)
+    except InconsistentVolume as contradiction:
+        raise _differs(str(contradiction)) from None
     after, told = relocation.scan.contents, _told(relocation.scan)
     _check_runs(before.scan.contents, after, relocation, told)
     rows = np.flatnonzero(_comparable(relocation, told, before.ignored))
@@ -62,7 +70,15 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
     for (row, old), (_, new) in zip(was, digests(volume, after, rest, as_stored=True, threads=threads), strict=True):
         if old != new:
             raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
+    _check_others(volume, relocation, before, rows)
     return len(rows)
+
+
+def prove_facts(volume: BlockDevice, facts: VolumeFacts) -> None:
+    """That a volume of which nothing moved says of itself what it is to say; raises as :func:`prove`."""
+    file_system = open_file_system(volume)
+    if file_system is None or dataclasses.replace(file_system.facts, notes=facts.notes) != facts:
+        raise _differs("its control information")
 
 
 def prove_files(volume: BlockDevice, before: Before, *, threads: int | None = None) -> int:
@@ -175,6 +191,24 @@ def places_of(fixups: Sequence[Fixup]) -> tuple[Int64s, Int64s]:
     """Where fix-ups lie, and how long they are (bytes)."""
     start = np.array([fixup.offset_bytes for fixup in fixups], dtype=np.int64)
     return start, np.array([len(fixup.original) for fixup in fixups], dtype=np.int64)
+
+
+def _check_others(volume: BlockDevice, relocation: Relocation, before: Before, compared: Int64s) -> None:
+    """Everything allocated that is none of the compared contents, nor of those that were not taken."""
+    contents = relocation.scan.contents
+    done = np.zeros(len(contents), dtype=np.bool_) if before.ignored is None else before.ignored.copy()
+    done[compared] = True
+    runs = np.flatnonzero((contents.run_offset != HOLE) & done[contents.run_owner()])
+    others = relocation.allocated.subtract(Runs.from_arrays(contents.run_offset[runs], contents.run_length[runs]))
+    planned = RelocatedDevice(before.device, relocation.facts.size_bytes, moves_of(relocation), relocation.fixups)
+    wanted, found = np.empty((2, _BLOCK_BYTES), dtype=np.uint8)
+    for start, length in others:
+        for at in range(start, start + length, _BLOCK_BYTES):
+            size = min(_BLOCK_BYTES, start + length - at)
+            planned.read_into(at, wanted[:size].data)
+            volume.read_into(at, found[:size].data)
+            if not np.array_equal(wanted[:size], found[:size]):
+                raise _differs(f"bytes {at} to {at + size} of it are not what was there")
 
 
 def _touching(before: Before, rows: Int64s) -> NDArray[np.bool_]:
