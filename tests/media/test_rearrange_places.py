@@ -144,3 +144,14 @@ def test_the_level_is_the_highest_possible(sizes: list[tuple[int, int]], data: s
     floor = [one.keeping(best * MIB) // MIB for one in row]
     assert sum(lengths) == min(end, at) - 1
     assert all(0 <= length - least <= 1 for length, least in zip(lengths, floor, strict=True))
+
+
+def test_nobody_moves_for_room_that_nobody_can_take() -> None:
+    finer = Block(64 * MIB + 65536, 10 * MIB, 10 * MIB, False, True, 0)
+    assert grow([block(1, 10), finer], MIB - 1) == [(MIB, 10 * MIB), (finer.start, finer.length)]
+
+
+def test_an_odd_length_is_kept_whole_where_there_is_just_room_for_it() -> None:
+    odd = Block(MIB, 10 * MIB + 512, 5 * MIB, True, False, 0)
+    assert odd.keeping(5 * MIB + 512) == odd.length
+    assert odd.keeping(5 * MIB + 511) == 10 * MIB
