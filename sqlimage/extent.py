@@ -158,3 +158,15 @@ def overlaps(start: Int64s, length: Int64s, b_start: Int64s, b_length: Int64s) -
     low = np.maximum(start[a], b_start[b])
     high = np.minimum(start[a] + length[a], b_start[b] + b_length[b])
     return Overlap(a, b, low - start[a], low - b_start[b], high - low)
+
+
+def joined(owner: Int64s, place: Int64s, at: Int64s, length: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+    """Runs of many owners (whose, how far into it, where it lies, for how long) with those that go on where the one
+    before ends made one. None is empty."""
+    if not len(owner):
+        return owner, place, at, length
+    first = np.ones(len(owner), dtype=np.bool_)
+    first[1:] = (owner[1:] != owner[:-1]) | (place[1:] != (place + length)[:-1]) | (at[1:] != (at + length)[:-1])
+    begin = np.flatnonzero(first)
+    end = np.concatenate((begin[1:], [len(owner)])) - 1
+    return owner[begin], place[begin], at[begin], (at + length)[end] - at[begin]

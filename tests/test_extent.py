@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqlimage.extent import Overlap, Runs, first_overlap, overlaps, stretches
+from sqlimage.extent import Overlap, Runs, first_overlap, joined, overlaps, stretches
 
 LIMIT = 60
 pairs = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), max_size=12)
@@ -112,3 +112,19 @@ def test_overlaps_of_nothing_or_with_nothing_are_none() -> None:
 def test_overlaps_reach_to_the_end_of_large_media() -> None:
     end = (1 << 63) - 1
     assert [column.tolist() for column in met([(end - 10, 10)], [(0, 5), (end - 4, 4)])] == [[0], [1], [6], [0], [4]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3), st.integers(1, 3)), max_size=9))
+def test_runs_of_one_owner_that_go_on_are_one_and_nothing_else_changes(steps: list[tuple[int, int, int, int]]) -> None:
+    rows, ends = [], dict.fromkeys(range(3), (0, 0))
+    for owner, hole, gap, length in sorted(steps, key=lambda step: step[0]):
+        place, at = ends[owner][0] + hole // 2, ends[owner][1] + gap // 2
+        rows.append((owner, place, at, length))
+        ends[owner] = (place + length, at + length)
+    table = np.array(rows, dtype=np.int64).reshape(-1, 4)
+    found = list(zip(*(column.tolist() for column in joined(*table.T)), strict=True))
+    assert [(o, p + k, a + k) for o, p, a, n in found for k in range(n)] == [
+        (o, p + k, a + k) for o, p, a, n in rows for k in range(n)
+    ]
+    for one, other in itertools.pairwise(found):
+        assert (one[0], one[1] + one[3], one[2] + one[3]) != other[:3]

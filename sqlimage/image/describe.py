@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from sqlimage.extent import joined
 from sqlimage.filesystem.contract import HOLE, EntryKind
 from sqlimage.image.medium import Medium, SourceVolume
 from sqlimage.streams.control import Volume
@@ -99,20 +100,25 @@ def file_rows(volume: SourceVolume, version: int, digests: Mapping[int, bytes]) 
 
 
 def extent_rows(medium: Medium, volume: SourceVolume, version: int) -> Iterator[ExtentColumns]:
-    """Where every content of one volume lies, as rows of ``extent``."""
+    """Where every content of one volume lies, as rows of ``extent``; a run that the file system tells in several parts
+    is one."""
     if volume.scan is None:
         return
     contents, unit, number = volume.scan.contents, medium.bytes_per_cluster, volume.number
     backed = contents.run_offset != HOLE
-    owner, place = contents.run_owner()[backed], contents.run_place()[backed]
-    start = contents.run_offset[backed] + volume.offset_bytes
+    owner, place, start, length = joined(
+        contents.run_owner()[backed],
+        contents.run_place()[backed],
+        contents.run_offset[backed] + volume.offset_bytes,
+        contents.run_length[backed],
+    )
     first = start // unit
     columns = zip(
         contents.record[owner].tolist(),
         owner.tolist(),
         (place // unit).tolist(),
         first.tolist(),
-        (-(-(start + contents.run_length[backed]) // unit) - first).tolist(),
+        (-(-(start + length) // unit) - first).tolist(),
         strict=True,
     )
     stream = storable_streams(contents.stream)

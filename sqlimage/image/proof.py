@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import DamagedError, InconsistentVolume
-from sqlimage.extent import Int64s, Runs, overlaps
+from sqlimage.extent import Int64s, Runs, joined, overlaps
 from sqlimage.filesystem.contract import HOLE, ContentFlag, Contents, EntryKind, FileSystem, Scan, VolumeFacts
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.filesystem.relocation import Relocation
@@ -153,23 +153,12 @@ def _check_runs(old: Contents, new: Contents, relocation: Relocation, told: NDAr
     counts = np.flatnonzero(backed & told[owner])
     met, came = moves_of(relocation).come(new.run_offset[counts], new.run_length[counts])
     run = counts[met.a]
-    traced = _joined(owner[run], place[run] + met.into_a, came, met.length)
+    traced = joined(owner[run], place[run] + met.into_a, came, met.length)
     backed, owner, place = ~old.reads_as_zeros(), old.run_owner(), old.run_place()
     counts = np.flatnonzero(backed & told[owner])
-    was = _joined(owner[counts], place[counts], old.run_offset[counts], old.run_length[counts])
+    was = joined(owner[counts], place[counts], old.run_offset[counts], old.run_length[counts])
     if not all(np.array_equal(a, b) for a, b in zip(traced, was, strict=True)):
         raise _differs("a file's clusters are not its own")
-
-
-def _joined(owner: Int64s, place: Int64s, at: Int64s, length: Int64s) -> Sequence[Int64s]:
-    """Runs with those that go on where the one before ends made one."""
-    if not len(owner):
-        return owner, place, at, length
-    first = np.ones(len(owner), dtype=np.bool_)
-    first[1:] = (owner[1:] != owner[:-1]) | (place[1:] != (place + length)[:-1]) | (at[1:] != (at + length)[:-1])
-    begin = np.flatnonzero(first)
-    end = np.concatenate((begin[1:], [len(owner)])) - 1
-    return owner[begin], place[begin], at[begin], (at + length)[end] - at[begin]
 
 
 def _comparable(
