@@ -32,15 +32,29 @@ class RelaidVolume:
     offset_bytes: int
     length_bytes: int
     scan_before: Scan
+    kept: Runs
+    """What was captured of it, within the old volume."""
     relocation: Relocation | None = None
     resized: ResizedExt | None = None
     """One of the two: how."""
+    notes: tuple[str, ...] = ()
+    """What there is to say of it, a sentence each."""
+
+    @property
+    def stays(self) -> bool:
+        """Whether all of it, what lies behind its file system and what that calls free included, is where it was, so
+        that no more than bytes of its control information change."""
+        how = self.relocation
+        is_in_place = how is not None and bool((how.moved_from == how.moved_to).all())
+        return is_in_place and self.length_bytes == self.length_before
 
     @property
     def moves(self) -> Moves:
         """Within the volume."""
         how = self.relocation or self.resized
         assert how is not None
+        if self.stays:
+            return Moves.of_runs(Runs.of([(0, self.length_bytes)]))
         return Moves.of(how.moved_from, how.moved_to, how.moved_length)
 
     @property
@@ -48,7 +62,7 @@ class RelaidVolume:
         """Within the new volume."""
         how = self.relocation or self.resized
         assert how is not None
-        return how.allocated
+        return self.kept.union(how.allocated) if self.stays else how.allocated
 
     @property
     def facts(self) -> VolumeFacts:
@@ -56,11 +70,6 @@ class RelaidVolume:
         how = self.relocation or self.resized
         assert how is not None
         return how.facts
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was mended, a sentence each."""
-        return self.resized.notes if self.resized is not None else ()
 
     @property
     def fixups(self) -> Sequence[Fixup]:

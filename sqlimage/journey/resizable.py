@@ -10,7 +10,7 @@ from typing import Literal
 
 from sqlimage.device import BlockDevice
 from sqlimage.filesystem.contract import FileSystem, Scan
-from sqlimage.filesystem.probe import look_at
+from sqlimage.filesystem.probe import look_at, pool_beside
 from sqlimage.filesystem.relocation import Relocatable, Wish
 from sqlimage.journey import ext_resize
 from sqlimage.journey.relaid import RelaidVolume
@@ -51,8 +51,8 @@ class Resizable:
 
     @classmethod
     def of(cls, device: BlockDevice, file_system: FileSystem | None) -> Resizable | None:
-        """None where there is no way."""
-        if file_system is None:
+        """None where there is no way, as beside a pool: what the file system calls free may be the pool's."""
+        if file_system is None or pool_beside(device) is not None:
             return None
         is_ext = file_system.facts.file_system in ("ext2", "ext3", "ext4")
         return cls(device, file_system) if is_ext or isinstance(file_system, Relocatable) else None
@@ -76,8 +76,8 @@ class Resizable:
         """
         is_other_size = place.length_bytes != place.length_before
         if not isinstance(self.file_system, Relocatable):
-            resized = ext_resize.resized(self._device, place.length_bytes, scan=self.scan)
-            return dataclasses.replace(place, resized=open_files.enter_context(resized))
+            resized = open_files.enter_context(ext_resize.resized(self._device, place.length_bytes, scan=self.scan))
+            return dataclasses.replace(place, resized=resized, notes=resized.notes)
         geometry = target.geometry
         wish = Wish(
             size_bytes=place.length_bytes if is_other_size else None,
@@ -85,12 +85,16 @@ class Resizable:
             sectors_per_track=geometry.sectors_per_track if geometry else None,
             tracks_per_cylinder=geometry.tracks_per_cylinder if geometry else None,
         )
-        return dataclasses.replace(place, relocation=self.file_system.relocate(self.scan, wish))
+        relocation = self.file_system.relocate(self.scan, wish)
+        known = self.file_system.facts.notes
+        notes = tuple(note for note in relocation.facts.notes if note not in known)
+        return dataclasses.replace(place, relocation=relocation, notes=notes)
 
 
 def what_it_is(device: BlockDevice) -> str:
     """What lies on a volume, for a sentence."""
     file_system, recognised = look_at(device)
     if file_system is not None:
-        return file_system.facts.file_system
+        pool, name = pool_beside(device), file_system.facts.file_system
+        return name if pool is None else f"{name}, with {pool.facts.file_system} beside it,"
     return recognised.facts.file_system if recognised is not None else "what no reader knows"

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import RefusedError, UsageError
+from sqlimage.extent import Runs
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.journey.relaid import Layout, RelaidVolume
-from sqlimage.journey.resizable import Resizable, Size, Target, what_it_is
+from sqlimage.journey.resizable import WITH_HIDDEN_SECTORS, Resizable, Size, Target, what_it_is
 from sqlimage.units import SECTOR_BYTES, format_size, parse_size
 
 
@@ -26,9 +27,9 @@ def parse_target_size(text: str) -> Size:
         raise UsageError(problem.message, hint="write minimum, maximum, or a number with a unit, as 20GiB") from None
 
 
-def plan_volume(device: BlockDevice, target: Target, number: int, open_files: ExitStack) -> Layout:
-    """The layout of a volume alone. ``device`` is the volume as it was captured; ``open_files`` takes what has to be
-    closed in the end.
+def plan_volume(device: BlockDevice, kept: Runs, target: Target, number: int, open_files: ExitStack) -> Layout:
+    """The layout of a volume alone. ``device`` is the volume as it was captured, ``kept`` what counts of it;
+    ``open_files`` takes what has to be closed in the end.
 
     Raises :class:`~sqlimage.errors.RefusedError` where it cannot be done, with what is needed and what there is.
     """
@@ -36,10 +37,17 @@ def plan_volume(device: BlockDevice, target: Target, number: int, open_files: Ex
     if resizable is None:
         raise RefusedError(
             f"volume {number}: {what_it_is(device)} cannot be laid out anew",
-            hint="restore it as it was captured, without --size",
+            hint="restore it as it was captured, without --size, --hidden-sectors and --geometry",
+        )
+    name = resizable.file_system.facts.file_system
+    if name not in WITH_HIDDEN_SECTORS and (target.hidden_sectors is not None or target.geometry is not None):
+        raise RefusedError(
+            f"volume {number}: {name} does not tell where on its disk it begins, nor of what geometry that is",
+            hint="leave --hidden-sectors and --geometry out",
         )
     size = wanted_size(target, device.size_bytes, lambda: resizable.smallest_bytes)
-    volume = resizable.on(RelaidVolume(number, 0, device.size_bytes, 0, size, resizable.scan), target, open_files)
+    place = RelaidVolume(number, 0, device.size_bytes, 0, size, resizable.scan, kept)
+    volume = resizable.on(place, target, open_files)
     return Layout(size, volume.moves, volume.allocated, volume.fixups, (volume,), volume.notes)
 
 

@@ -73,7 +73,7 @@ def plan_disk(device: BlockDevice, allocated: Runs, target: Target, open_files: 
         smallest = partial(smallest_disk_bytes, device, table, rooms, kept=allocated)
         size = wanted_size(target, device.size_bytes, smallest, table.bytes_per_sector)
         arranged = rearrange(device, table, rooms, size, kept=allocated, geometry=target.geometry)
-        if _lay_out(volumes, table, arranged, target, open_files):
+        if _lay_out(volumes, table, arranged, allocated, target, open_files):
             return _joined(allocated, volumes, arranged)
 
 
@@ -92,7 +92,12 @@ def _looked_at(volume: _Volume, shrinks: bool) -> _Volume:
 
 
 def _lay_out(
-    volumes: list[_Volume], table: PartitionTable, arranged: Rearranged, target: Target, open_files: ExitStack
+    volumes: list[_Volume],
+    table: PartitionTable,
+    arranged: Rearranged,
+    allocated: Runs,
+    target: Target,
+    open_files: ExitStack,
 ) -> bool:
     """Plan every volume for the place it gets; False where one turned out to keep its length."""
     for volume, (offset, length) in zip(volumes, arranged.places, strict=True):
@@ -103,8 +108,9 @@ def _lay_out(
         if length == old.length_bytes and mine.is_as_captured:
             continue
         place = volume.number, old.offset_bytes, old.length_bytes, offset, length
+        kept = allocated.clip(old.offset_bytes, old.end_bytes).shift(-old.offset_bytes)
         try:
-            volume.relaid = resizable.on(RelaidVolume(*place, resizable.scan), mine, open_files)
+            volume.relaid = resizable.on(RelaidVolume(*place, resizable.scan, kept), mine, open_files)
         except (InconsistentVolume, RefusedError) as refused:
             volume.resizable, volume.why_not = None, refused.message
             return False
@@ -119,6 +125,14 @@ def _for_volume(target: Target, resizable: Resizable, old: Partition, offset: in
     was_right = facts.hidden_sectors == old.offset_bytes // bytes_per_sector
     hidden = offset // bytes_per_sector if offset != old.offset_bytes and was_right else None
     return Target(hidden_sectors=hidden, geometry=target.geometry)
+
+
+def _zeros_that_count(arranged: Rearranged) -> Runs:
+    """What lies between partitions, and what is new of the table: zeros where nothing of the old disk comes to lie, as
+    where the disk is restored as it was. What is free behind the last partition is left alone."""
+    last = max((offset + length for offset, length in arranged.places), default=0)
+    between = Runs.of(arranged.places).complement(last)
+    return between.union(Runs.of([(arranged.end, arranged.size_bytes - arranged.end)]))
 
 
 def _joined(allocated: Runs, volumes: list[_Volume], arranged: Rearranged) -> Layout:
@@ -140,5 +154,6 @@ def _joined(allocated: Runs, volumes: list[_Volume], arranged: Rearranged) -> La
             notes += (f"volume {volume.number}: {note}" for note in volume.relaid.notes)
             relaid.append(volume.relaid)
         parts.append(moves)
+    counted = counted.union(_zeros_that_count(arranged))
     fixups.sort()
     return Layout(arranged.size_bytes, Moves.joined(parts), counted, tuple(fixups), tuple(relaid), tuple(notes))

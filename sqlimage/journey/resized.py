@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from sqlimage.device import BlockDevice
-from sqlimage.errors import FormatError, InconsistentVolume, RefusedError
+from sqlimage.errors import FormatError, InconsistentVolume, RefusedError, UsageError
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.image.image import Version
-from sqlimage.image.proof import Before, prove, prove_files
+from sqlimage.image.proof import Before, prove, prove_facts, prove_files
 from sqlimage.journey.relaid import Layout, RelaidVolume
 from sqlimage.journey.resizable import WITH_HIDDEN_SECTORS, Target
 from sqlimage.journey.resize import plan_volume
@@ -18,6 +18,8 @@ from sqlimage.journey.resize_disk import plan_disk
 from sqlimage.journey.unpack import Part
 from sqlimage.media.window import Window
 from sqlimage.streams import files
+
+_HIDDEN_SECTORS_MAX = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,9 @@ class Plan:
             assert self.source is not None
             old = Window(self.source, volume.offset_before, volume.length_before)
             new = Window(target, volume.offset_bytes, volume.length_bytes)
+            if volume.stays:
+                prove_facts(new, volume.facts)
+                continue
             before = Before(old, volume.scan_before, self._digests(volume))
             if volume.relocation is not None:
                 compared += prove(new, volume.relocation, before, threads=threads)
@@ -62,6 +67,8 @@ class Plan:
 @contextmanager
 def planned(version: Version, volume: int | None, part: Part, target: Target) -> Iterator[Plan]:
     """Plan a restore. Raises :class:`~sqlimage.errors.RefusedError` where the destination's wishes cannot be met."""
+    if not 0 <= (target.hidden_sectors or 0) <= _HIDDEN_SECTORS_MAX:
+        raise UsageError(f"{target.hidden_sectors} hidden sectors are not possible, allowed are 0 to 4294967295")
     allocated = part.bytes_of(version.allocated())
     is_disk = volume is None and version.control.partition_scheme is not None
     as_captured = Layout.as_captured(part.length_bytes, allocated)
@@ -79,7 +86,7 @@ def planned(version: Version, volume: int | None, part: Part, target: Target) ->
                 layout = _where_it_begins(source, as_captured, target, volume or 0, open_files)
             else:
                 wanted = target if target.hidden_sectors is not None else _with_place(source, target)
-                layout = plan_volume(source, wanted, volume or 0, open_files)
+                layout = plan_volume(source, allocated, wanted, volume or 0, open_files)
         except InconsistentVolume as problem:
             raise FormatError(f"{version.image.path}: {problem}") from None
         yield Plan(version, source, layout)
@@ -105,9 +112,12 @@ def _where_it_begins(
     if wanted.hidden_sectors is None or as_captured.size_bytes > (target.room_bytes or as_captured.size_bytes):
         return as_captured
     try:
-        layout = plan_volume(source, wanted, number, open_files)
+        layout = plan_volume(source, as_captured.allocated, wanted, number, open_files)
     except (RefusedError, InconsistentVolume) as refused:
         note = f"its boot sector does not say that {wanted.hidden_sectors} sectors lie before it: {refused.message}"
         return replace(as_captured, notes=(note,))
-    note = f"its boot sector says that {wanted.hidden_sectors} sectors lie before it, as there do"
+    if layout.volumes[0].facts.hidden_sectors != wanted.hidden_sectors:
+        note = f"its boot sector cannot say that {wanted.hidden_sectors} sectors lie before it"
+    else:
+        note = f"its boot sector says that {wanted.hidden_sectors} sectors lie before it, as there do"
     return replace(layout, notes=(*layout.notes, note))

@@ -64,6 +64,8 @@ class Rearranged:
     """Everything outside the partitions that is kept, moved or not: old place, new place, length. Sorted by new place,
     disjoint in both. What of the new disk is neither named here, nor a fix-up, nor a partition, is zeros."""
     fixups: tuple[Fixup, ...]
+    end: int
+    """Where the room for partitions ends, in bytes: what lies behind it is the table's own."""
     dropped: Runs
     """What was to be kept behind the last partition and has no room any more, in old places."""
 
@@ -248,5 +250,6 @@ class _Disk:
             moved_to=moves.new,
             moved_length=moves.length,
             fixups=tuple(sorted(fixups, key=lambda fixup: fixup.offset_bytes)),
+            end=end,
             dropped=dropped,
         )
