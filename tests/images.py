@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +15,14 @@ import zstandard
 import sqlimage
 from sqlimage.image.medium import SourceVolume, inspect
 from sqlimage.media.memory import MemoryDevice
+from tests.forked import Server
+
+_SECONDS = 120.0
+
+
+@functools.cache
+def _server() -> Server:
+    return Server()
 
 
 def sample_volume(target: Path) -> Path:
@@ -63,12 +73,13 @@ def tool(*arguments: object, code: int = 0) -> str:
 
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user would, in a process of its own."""
-    import sys
-
-    program = Path(sys.executable).with_name("sqlimage")
-    done = subprocess.run(
-        [str(program), *map(str, arguments)], capture_output=True, text=True, errors="replace", check=False, timeout=120
-    )
+    """Run the command line in a process of its own, as a user would; all but its start, which costs most of the time of
+    most commands (:mod:`tests.forked`)."""
+    program = str(Path(sys.executable).with_name("sqlimage"))
+    argv, server = [program, *map(str, arguments)], _server()
+    if server.can_run():
+        done = server.run(program, argv[1:], _SECONDS)
+    else:
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS)
     assert "Traceback" not in done.stderr, done.stderr
     return done
