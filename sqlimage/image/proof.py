@@ -74,11 +74,14 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
     return len(rows)
 
 
-def prove_facts(volume: BlockDevice, facts: VolumeFacts) -> None:
-    """That a volume of which nothing moved says of itself what it is to say; raises as :func:`prove`."""
+def prove_in_place(volume: BlockDevice, facts: VolumeFacts, fixups: Sequence[Fixup]) -> None:
+    """As :func:`prove`, for a volume of which nothing moved: it says of itself what it is to say, in every place."""
     file_system = open_file_system(volume)
     if file_system is None or dataclasses.replace(file_system.facts, notes=facts.notes) != facts:
         raise _differs("its control information")
+    for fixup in fixups:
+        if volume.read(fixup.offset_bytes, len(fixup.replacement)) != fixup.replacement:
+            raise _differs(fixup.reason)
 
 
 def prove_files(volume: BlockDevice, before: Before, *, threads: int | None = None) -> int:

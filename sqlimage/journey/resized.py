@@ -10,7 +10,7 @@ from sqlimage.device import BlockDevice
 from sqlimage.errors import FormatError, InconsistentVolume, RefusedError, UsageError
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.image.image import Version
-from sqlimage.image.proof import Before, prove, prove_facts, prove_files
+from sqlimage.image.proof import Before, prove, prove_files, prove_in_place
 from sqlimage.journey.relaid import Layout, RelaidVolume
 from sqlimage.journey.resizable import WITH_HIDDEN_SECTORS, Target
 from sqlimage.journey.resize import plan_volume
@@ -41,7 +41,7 @@ class Plan:
             old = Window(self.source, volume.offset_before, volume.length_before)
             new = Window(target, volume.offset_bytes, volume.length_bytes)
             if volume.stays:
-                prove_facts(new, volume.facts)
+                prove_in_place(new, volume.facts, volume.fixups)
                 continue
             before = Before(old, volume.scan_before, self._digests(volume))
             if volume.relocation is not None:
