@@ -13,7 +13,7 @@ from sqlimage.extent import Runs
 from sqlimage.image.image import Image, Version
 from sqlimage.image.medium import Medium, in_units_of, inspect
 from sqlimage.image.relayout import defragmented
-from sqlimage.image.writing import writing
+from sqlimage.image.writing import give_back_space, writing
 from sqlimage.journey import presets
 from sqlimage.journey.child import ChildCapture, Target
 from sqlimage.journey.defragment import Relayout
@@ -232,6 +232,8 @@ def _append(
             writer.repoint()
             child.prove(database, writer)
         parent_image.close()  # who reads through a log keeps it in place
+        if wishes.defragment:
+            give_back_space(database)  # where the fix-ups were
     return story.report(database.path, os.path.getsize(database.path))
 
 

@@ -73,9 +73,10 @@ class NewImage:
         self._file.start_writeback()
 
     def make_indexes(self) -> None:
-        """Make the indexes, once the rows are there."""
+        """Make the indexes, once the rows are there; the pages of rows that were there meanwhile are given back."""
         with translated(self.target):
             self.connection.execute(schema.schema_sql()[1])
+            self.connection.execute("PRAGMA incremental_vacuum").fetchall()
 
     def publish(self) -> None:
         """Commit, close the database, make it durable, and give it its name, all at once."""
