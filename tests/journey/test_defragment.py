@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,17 @@ from sqlimage.units import KIB, MIB
 from tests.conftest import run
 from tests.images import noise, tool
 from tests.make import fat, fat_oracle
-from tests.make.defragmented import Both, capture_both, check_at_rest, check_fat, check_ntfs, files_of, restored, torn
-from tests.make.fat_tree import ScatteredVolume
+from tests.make.defragmented import (
+    Both,
+    Fat,
+    capture_both,
+    check_at_rest,
+    check_fat,
+    check_ntfs,
+    files_of,
+    restored,
+    torn,
+)
 from tests.make.ntfs import VolumeBytes, make_everything, make_volume, mounted, scatter_free_space, write_tree
 from tests.make.ntfs_relocated import check_by_others
 from tests.make.ntfs_scattered import make_scattered, read_through_driver
@@ -163,30 +171,6 @@ def test_files_that_were_written_in_part_only_and_streams_of_every_kind_read_as_
         assert (root / "small:stream").read_bytes() == b"beside"
     contents = scan.contents
     assert (contents.flags & ContentFlag.COMPRESSED).any() and (contents.flags & ContentFlag.SPARSE).any()
-
-
-@dataclass(frozen=True)
-class Fat:
-    bits: int
-    size_bytes: int
-    sectors_per_cluster: int
-
-    def make(self, path: Path) -> Path:
-        """Written into clusters in any order, with files deleted between."""
-        options = ("-r", "240") if self.bits != 32 else ()
-        empty = fat.make_volume(
-            path, self.size_bytes, self.bits, sectors_per_cluster=self.sectors_per_cluster, options=options
-        )
-        volume = ScatteredVolume(bytearray(empty.read_bytes()), self.bits)
-        chance, most = random.Random(self.bits), min(40, volume.clusters // 90) * volume.bytes_per_cluster
-        volume.add_directory("/directory")
-        volume.add_directory("/directory/deeper")
-        for n in range(60):
-            above = ("", "/directory", "/directory/deeper")[n % 3]
-            content = chance.randbytes(chance.randint(0, most))
-            volume.add_file(f"{above}/a file of some length {n}.bin", content, deleted=n % 5 == 4)
-        path.write_bytes(volume.finish())
-        return path
 
 
 @pytest.mark.parametrize(

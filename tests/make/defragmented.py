@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from sqlimage.filesystem.fat import FatVolume
 from sqlimage.filesystem.ntfs.volume import NtfsVolume
 from sqlimage.media.file import FileDevice
 from tests.image.edits import check_whole
-from tests.make import fat_oracle, ntfs_relocated
+from tests.make import fat, fat_oracle, ntfs_relocated
+from tests.make.fat_tree import ScatteredVolume
 
 _TORN = (
     "SELECT path, file_offset FROM (SELECT e.*, lag(file_offset + clusters) OVER (PARTITION BY volume, record, stream "
@@ -116,6 +118,32 @@ def check_fat(copy: Path, digests: dict[str, str]) -> None:
     code, said = fat_oracle.fsck(copy)
     assert code == 0, said
     assert fat_oracle.mtools_digests(copy, copy.with_suffix(".tree")) == digests
+
+
+@dataclass(frozen=True)
+class Fat:
+    """A FAT volume in pieces."""
+
+    bits: int
+    size_bytes: int
+    sectors_per_cluster: int
+
+    def make(self, path: Path) -> Path:
+        """Written into clusters in any order, with files deleted between."""
+        options = ("-r", "240") if self.bits != 32 else ()
+        empty = fat.make_volume(
+            path, self.size_bytes, self.bits, sectors_per_cluster=self.sectors_per_cluster, options=options
+        )
+        volume = ScatteredVolume(bytearray(empty.read_bytes()), self.bits)
+        chance, most = random.Random(self.bits), min(40, volume.clusters // 90) * volume.bytes_per_cluster
+        volume.add_directory("/directory")
+        volume.add_directory("/directory/deeper")
+        for n in range(60):
+            above = ("", "/directory", "/directory/deeper")[n % 3]
+            content = chance.randbytes(chance.randint(0, most))
+            volume.add_file(f"{above}/a file of some length {n}.bin", content, deleted=n % 5 == 4)
+        path.write_bytes(volume.finish())
+        return path
 
 
 def make_ext4(path: Path, size_bytes: int, files: dict[str, bytes]) -> Path:
