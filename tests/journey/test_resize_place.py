@@ -12,16 +12,14 @@ from pathlib import Path
 import pytest
 
 import sqlimage
-from sqlimage.extent import Runs
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.journey.resizable import Size
 from sqlimage.media.file import FileDevice
 from sqlimage.media.partition import partition_window
 from sqlimage.units import MIB
 from tests.conftest import run
-from tests.images import noise
 from tests.make import resized
-from tests.make.resized import captured, check, contents, explained, hidden_sectors, restored
+from tests.make.resized import captured, check, contents, explained, free_of, hidden_sectors, noise, restored
 from tests.media.disks import make_disk
 from tests.media.kinds import loop_device
 
@@ -51,7 +49,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 
 def stale(size: int) -> bytes:
     """What a device held before."""
-    return random.Random(1).randbytes(size)
+    return noise("stale", size)
 
 
 @contextmanager
@@ -68,13 +66,6 @@ def cut(source: Path | str, target: Path, offset: int = 0, length: int | None = 
         file.seek(offset)
         target.write_bytes(file.read() if length is None else file.read(length))
     return target
-
-
-def free_of(path: Path) -> Runs:
-    with closing(FileDevice(path)) as device:
-        volume = open_file_system(device)
-        assert volume is not None
-        return volume.allocated().complement(device.size_bytes)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import subprocess
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,15 +14,12 @@ from pathlib import Path
 import pytest
 
 import sqlimage
-from sqlimage.filesystem.probe import open_file_system
-from sqlimage.media.file import FileDevice
 from sqlimage.media.foreign.source import open_source
 from sqlimage.units import MIB
-from tests.images import noise
 from tests.make import ntfs, resized
 from tests.make.ext import needs_mount
 from tests.make.ntfs_scattered import fill_up
-from tests.make.resized import captured, check, contents, explained, restored, use
+from tests.make.resized import captured, check, contents, explained, free_of, noise, restored, use
 
 slow = pytest.mark.slow
 EVERYDAY = ["ntfs", "fat12", "ext4"]
@@ -91,20 +87,13 @@ def test_between_its_minimum_and_its_size_a_volume_can_be_used_as_before(made: M
 
 def test_on_more_room_a_volume_grows_and_the_new_room_can_be_used(made: Made, tmp_path: Path) -> None:
     size = made.size * 5 // 4 + 512
-    before = _free_bytes(made.volume)
+    before = free_of(made.volume).total
     report = restored(made.image, tmp_path / "v", size=size)
     assert report.medium_bytes == (tmp_path / "v").stat().st_size == size
     made.as_in(tmp_path / "v")
     if made.kind not in ("fat12", "fat16"):
-        assert _free_bytes(tmp_path / "v") > before + made.size // 5
+        assert free_of(tmp_path / "v").total > before + made.size // 5
     use(made.kind, tmp_path / "v", made.expected)
-
-
-def _free_bytes(path: Path) -> int:
-    with closing(FileDevice(path)) as device:
-        volume = open_file_system(device)
-        assert volume is not None
-        return volume.facts.size_bytes - volume.allocated().total
 
 
 def test_at_the_size_it_was_captured_at_a_volume_is_what_a_plain_restore_gives(made: Made, tmp_path: Path) -> None:

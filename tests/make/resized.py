@@ -10,12 +10,12 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import sqlimage
+from sqlimage.extent import Runs
 from sqlimage.filesystem.contract import EntryKind, read_all
 from sqlimage.filesystem.probe import open_file_system
 from sqlimage.media.file import FileDevice
 from sqlimage.units import KIB, MIB
 from tests.conftest import run
-from tests.images import noise
 from tests.make import ext, fat, fat_oracle, ntfs
 from tests.make.ext_oracle import checked, seen_by_kernel
 from tests.make.fat_tree import ScatteredVolume
@@ -30,6 +30,11 @@ SIZES = {
     "ext3": 16 * MIB,
     "ext4": 16 * MIB,
 }
+
+
+def noise(seed: object, length: int) -> bytes:
+    """Bytes that no compressor shrinks, the same for the same seed; of many megabytes in no time."""
+    return random.Random(repr(seed)).randbytes(length)
 
 
 def make(kind: str, path: Path, size_bytes: int = 0, seed: int = 1) -> Path:
@@ -133,6 +138,14 @@ def contents(device: Path | sqlimage.BlockDevice) -> dict[str, str]:
                 digest.update(block)
             found[path] = digest.hexdigest()
     return found
+
+
+def free_of(path: Path) -> Runs:
+    """What a volume alone in a file calls free, in bytes."""
+    with closing(FileDevice(path)) as device:
+        volume = open_file_system(device)
+        assert volume is not None
+        return volume.allocated().complement(device.size_bytes)
 
 
 def hidden_sectors(volume: Path | sqlimage.BlockDevice, *, ntfs_backup: int | None = None) -> list[int]:
