@@ -31,7 +31,7 @@ def message(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout: dataclasses as objects, bytes as hexadecimal text."""
+    """One JSON document on stdout: what has named fields as objects, bytes as hexadecimal text."""
     text = json.dumps(_plain(value), ensure_ascii=False, indent=2)
     print(re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text))
 
@@ -174,6 +174,8 @@ def _plain(value: object) -> object:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None  # JSON has no infinity
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: _plain(item) for name, item in zip(value._fields, value, strict=True)}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
