@@ -54,7 +54,7 @@ class MbrScheme:
         self, arrangement: Arrangement, size_bytes: int, geometry: Geometry | None
     ) -> tuple[Moves, list[Fixup]]:
         fixups: list[Fixup] = []
-        if geometry is not None or size_bytes != self._size_bytes or not arrangement.is_as_it_was:
+        if geometry is not None or size_bytes != self._size_bytes:
             changes = [*self._changes(_Lbas(arrangement, self._unit))]
             shape = geometry or derive_geometry(point for change in changes for point in change.chs())
             for change in changes:

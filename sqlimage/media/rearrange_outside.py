@@ -28,10 +28,6 @@ class Arrangement:
             return self.places[index][0] - self.blocks[index].start
         return sum(self.places[-1]) - self.blocks[-1].end if self.blocks else 0
 
-    @property
-    def is_as_it_was(self) -> bool:
-        return all((block.start, block.length) == place for block, place in zip(self.blocks, self.places, strict=True))
-
     def place_of(self, start: int) -> tuple[int, int]:
         """New start and length of the block that started there."""
         return self.places[bisect_left(self.blocks, start, key=lambda block: block.start)]

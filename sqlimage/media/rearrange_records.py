@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import product
 from typing import NamedTuple
 
 from sqlimage.errors import RefusedError
@@ -79,10 +78,11 @@ def derive_geometry(told: Iterable[tuple[int, Chs]]) -> Geometry:
     """The shape that sector numbers and the CHS fields beside them agree on; 255 heads of 63 sectors where they agree
     on that, on several or on none."""
     points = [(lba, chs) for lba, chs in told if chs.sector and chs.cylinder < CHS_SATURATED.cylinder]
-    if not points:
-        return _USUAL_SHAPE
-    shapes = product(range(_USUAL_SHAPE.sectors_per_track, 0, -1), range(_USUAL_SHAPE.tracks_per_cylinder, 0, -1))
-    for sectors, tracks in shapes:
-        if all((c * tracks + h) * sectors + s - 1 == lba and h < tracks and s <= sectors for lba, (c, h, s) in points):
-            return Geometry(1, tracks, sectors)
+    for sectors in range(_USUAL_SHAPE.sectors_per_track, 0, -1):
+        if any(s > sectors or (lba - s + 1) % sectors for lba, (_, _, s) in points):
+            continue
+        whole = [((lba - s + 1) // sectors, c, h) for lba, (c, h, s) in points]
+        for tracks in range(_USUAL_SHAPE.tracks_per_cylinder, 0, -1):
+            if all(h < tracks and c * tracks + h == track for track, c, h in whole):
+                return Geometry(1, tracks, sectors)
     return _USUAL_SHAPE

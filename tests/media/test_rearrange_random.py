@@ -155,7 +155,7 @@ def check_shortening(disk: SparseDisk, rooms: list[Room], plan: Rearranged) -> N
         assert max(left for left, _ in spare[fixed:]) < min(shortened) + 2 * MIB
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(with_rooms(st.one_of(gpt_disks(), mbr_disks())), st.data())
 def test_disks_of_any_layout(made: tuple[SparseDisk, list[Room]], draw: st.DataObject) -> None:
     check(*made, draw)
