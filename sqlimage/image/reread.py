@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,8 @@ from sqlimage.units import MIB
 
 _BATCH_BYTES = 4 * MIB
 _BATCH_ROWS = 2048
+_GAP_BYTES = 32 << 10
+"""What lies between contents that are read together, at most."""
 _BLOCK_BYTES = MIB
 _ZEROS = memoryview(bytes(_BLOCK_BYTES))
 
@@ -59,6 +62,7 @@ class _Batches:
         self._as_stored = as_stored
         self._zero = contents.reads_as_zeros()
         self._view = device.view if isinstance(device, StoredDevice) else None
+        self._local = threading.local()
 
     def cut(self, rows: Int64s) -> Iterator[tuple[Int64s, int]]:
         """The rows in pieces of about ``_BATCH_BYTES`` and at most ``_BATCH_ROWS``, and the bytes of each."""
@@ -73,14 +77,43 @@ class _Batches:
             at = end
 
     def run(self, rows: Int64s) -> list[tuple[int, bytes]]:
-        contents, buffer = self._contents, memoryview(bytearray(_BLOCK_BYTES))
-        columns = (rows, contents.first_run[rows], contents.first_run[rows + 1], contents.size_bytes[rows])
-        valid = contents.valid_bytes[rows].tolist()
-        found = []
-        for row, low, high, size, there in zip(*(column.tolist() for column in columns), valid, strict=True):
+        """The digests of a batch: small contents in one run, which are nearly all, are read with their neighbours."""
+        contents = self._contents
+        low, high, size = contents.first_run[rows], contents.first_run[rows + 1], contents.size_bytes[rows]
+        plain = np.zeros(len(rows), dtype=np.bool_)
+        if not self._as_stored:
+            plain = (high - low == 1) & (size <= _BLOCK_BYTES) & (contents.valid_bytes[rows] == size)
+            plain[plain] = ~self._zero[low[plain]] & (contents.run_length[low[plain]] >= size[plain])
+        found = dict(self._small(rows[plain], contents.run_offset[low[plain]], size[plain]))
+        rest = ~plain
+        columns = (rows[rest], low[rest], high[rest], size[rest], contents.valid_bytes[rows[rest]])
+        for row, first, after, length, there in zip(*(column.tolist() for column in columns), strict=True):
             if self._as_stored:
-                there = size = int(contents.run_length[low:high][~self._zero[low:high]].sum())
-            found.append((row, self._digest(low, high, size, there, buffer)))
+                there = length = int(contents.run_length[first:after][~self._zero[first:after]].sum())
+            found[row] = self._digest(first, after, length, there, self._buffer())
+        return [(row, found[row]) for row in rows.tolist()]
+
+    def _small(self, rows: Int64s, place: Int64s, size: Int64s) -> Iterator[tuple[int, bytes]]:
+        """Neighbours are read together."""
+        buffer = self._buffer()
+        begin = end = 0
+        reach = np.minimum(place + _BATCH_BYTES, self._device.size_bytes).tolist()
+        behind = (place + size).tolist()
+        for n, (row, at, after) in enumerate(zip(rows.tolist(), place.tolist(), behind, strict=True)):
+            view = self._view(at, after - at) if self._view is not None else None
+            if view is None:
+                if not begin <= at <= after <= end:
+                    begin = at
+                    end = after if self._view is not None else _span(place, behind, n, reach[n])
+                    self._device.read_into(begin, buffer[: end - begin])
+                view = buffer[at - begin : after - begin]
+            yield row, hashlib.sha256(view).digest()
+
+    def _buffer(self) -> memoryview:
+        """One for each thread."""
+        found: memoryview | None = getattr(self._local, "buffer", None)
+        if found is None:
+            found = self._local.buffer = memoryview(bytearray(_BATCH_BYTES))
         return found
 
     def _digest(self, low: int, high: int, size: int, valid: int, buffer: memoryview) -> bytes:
@@ -107,6 +140,16 @@ class _Batches:
                 view = buffer[:block]
                 self._device.read_into(place + at, view)
             hashed.update(view)
+
+
+def _span(place: Int64s, behind: list[int], first: int, reach: int) -> int:
+    """Where a read that begins with one content and takes those that follow close behind ends, before ``reach``."""
+    end = behind[first]
+    for n in range(first + 1, len(behind)):
+        if not end <= place[n] <= end + _GAP_BYTES or behind[n] > reach:
+            break
+        end = behind[n]
+    return end
 
 
 def _feed_zeros(hashed: hashlib._Hash, length: int) -> None:
