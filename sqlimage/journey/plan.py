@@ -154,6 +154,9 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeCo
         )
         meets = volume.left_out.start[index] < table.run_offset + table.run_length
         backed &= ~(meets & (table.run_offset < volume.left_out.end[index]))
+    finer = backed & ((table.run_offset + volume.offset_bytes) % unit + table.run_length % unit > 0)
+    if finer.any():  # than the clusters of the image (a child's are its parent's): those belong to no content
+        backed &= ~np.isin(owner, owner[finer])
     zero_bytes = table.zero_bytes()
     if volume.facts is not None and volume.facts.may_share:
         backed &= ~table.sharing()[owner]
