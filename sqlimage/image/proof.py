@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,10 +48,8 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
 
     Raises :class:`~sqlimage.errors.DamagedError`, with the first file that differs.
     """
+    file_system = _opened(volume)
     try:
-        file_system = open_file_system(volume)
-        if file_system is None:
-            raise _differs("its file system is not recognised")
         _check_structure(file_system, relocation)
     except InconsistentVolume as contradiction:
         raise _differs(str(contradiction)) from None
@@ -61,36 +60,46 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
     rows = rows[np.lexsort((place, volume.rank(place) if isinstance(volume, StoredDevice) else place))]
     known = np.isin(rows, np.fromiter(before.digests, dtype=np.int64, count=len(before.digests)))
     known &= (after.flags[rows] & ContentFlag.COMPRESSED) == 0
-    for row, digest in digests(volume, after, rows[known], threads=threads):
-        if digest != before.digests[row]:
-            raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
+    with ThreadPoolExecutor(1, thread_name_prefix="prove") as beside:
+        others = beside.submit(_check_others, volume, relocation, before, rows)
+        for row, digest in digests(volume, after, rows[known], threads=threads):
+            if digest != before.digests[row]:
+                raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
+        others.result()
     rest = rows[~known]
     rest = rest[_touching(before, rest)]
     was = digests(before.device, before.scan.contents, rest, as_stored=True, threads=threads)
     for (row, old), (_, new) in zip(was, digests(volume, after, rest, as_stored=True, threads=threads), strict=True):
         if old != new:
             raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
-    _check_others(volume, relocation, before, rows)
     return len(rows)
 
 
-def prove_in_place(volume: BlockDevice, facts: VolumeFacts, fixups: Sequence[Fixup]) -> None:
-    """As :func:`prove`, for a volume of which nothing moved: it says of itself what it is to say, in every place."""
-    file_system = open_file_system(volume)
-    if file_system is None or dataclasses.replace(file_system.facts, notes=facts.notes) != facts:
+def prove_in_place(volume: BlockDevice, facts: VolumeFacts) -> None:
+    """As :func:`prove`, for a volume of which nothing moved: it says of itself what it is to say."""
+    file_system = _opened(volume)
+    if dataclasses.replace(file_system.facts, notes=facts.notes) != facts:
         raise _differs("its control information")
-    for fixup in fixups:
-        if volume.read(fixup.offset_bytes, len(fixup.replacement)) != fixup.replacement:
-            raise _differs(fixup.reason)
+
+
+def _opened(volume: BlockDevice) -> FileSystem:
+    try:
+        file_system = open_file_system(volume)
+    except InconsistentVolume as contradiction:
+        raise _differs(str(contradiction)) from None
+    if file_system is None:
+        raise _differs("its file system is not recognised")
+    return file_system
 
 
 def prove_files(volume: BlockDevice, before: Before, *, threads: int | None = None) -> int:
     """As :func:`prove`, where others laid out the volume anew (resize2fs), so that only names and contents are known:
     they are compared by path; how many contents were compared."""
-    file_system = open_file_system(volume)
-    if file_system is None:
-        raise _differs("its file system is not recognised")
-    scan = file_system.scan()
+    file_system = _opened(volume)
+    try:
+        scan = file_system.scan()
+    except InconsistentVolume as contradiction:
+        raise _differs(str(contradiction)) from None
     new, old = _files(scan), _files(before.scan)
     if new.keys() != old.keys():
         raise _differs(f"{min(new.keys() ^ old.keys())} is there in one of them only")
