@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from sqlimage.device import BlockDevice, WritableDevice
-from sqlimage.errors import InconsistentVolume, RefusedError
+from sqlimage.errors import DamagedError, InconsistentVolume, RefusedError
 from sqlimage.extent import Int64s, Runs
 from sqlimage.filesystem.contract import ContentFlag, Scan, VolumeFacts
 from sqlimage.filesystem.ext import ExtVolume
@@ -69,6 +69,19 @@ class ResizedExt:
                     target.write(at, self._clone.device.read(at, count))
                     written += count
         return written
+
+    def check_control(self, target: BlockDevice) -> None:
+        """Raises :class:`~sqlimage.errors.DamagedError` where the control information is not in the new place."""
+        for start, length in self.control:
+            for extent in self._clone.device.extents(start, length):
+                end = extent.offset_bytes + extent.length_bytes
+                for at in range(extent.offset_bytes, end if extent.is_data else 0, _COPY_BYTES):
+                    count = min(_COPY_BYTES, end - at)
+                    if target.read(at, count) != self._clone.device.read(at, count):
+                        raise DamagedError(
+                            f"bytes {at} to {at + count} of the resized volume are not what was written",
+                            hint="the destination does not keep what is written to it",
+                        )
 
     def close(self) -> None:
         """Let go of the temporary file. Closing twice is allowed."""

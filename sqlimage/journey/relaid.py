@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sqlimage.device import WritableDevice
+from sqlimage.device import BlockDevice, WritableDevice
 from sqlimage.errors import DamagedError
 from sqlimage.extent import Int64s, Runs
 from sqlimage.filesystem.contract import Scan, VolumeFacts
@@ -113,6 +113,8 @@ class Layout:
     """By place, disjoint."""
     volumes: tuple[RelaidVolume, ...] = ()
     notes: tuple[str, ...] = ()
+    partitions: tuple[tuple[int, int], ...] | None = None
+    """Of a disk that is arranged anew: where its partitions come to lie, offset and length in bytes."""
     by_old: Moves = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,16 +137,9 @@ def apply_fixups(target: WritableDevice, fixups: Sequence[Fixup]) -> None:
 
     Raises :class:`~sqlimage.errors.DamagedError` where others are found.
     """
-    at = 0
-    ends = [fixup.offset_bytes + len(fixup.original) for fixup in fixups]
-    while at < len(fixups):
-        begin, end, last = fixups[at].offset_bytes, ends[at], at + 1
-        while last < len(fixups) and fixups[last].offset_bytes - end < _GAP_BYTES:
-            if ends[last] - begin > _WINDOW_BYTES:
-                break
-            end, last = ends[last], last + 1
+    for begin, end, some in _neighbours(fixups):
         content = bytearray(target.read(begin, end - begin))
-        for fixup in fixups[at:last]:
+        for fixup in some:
             place = slice(fixup.offset_bytes - begin, fixup.offset_bytes - begin + len(fixup.original))
             if content[place] != fixup.original:
                 raise DamagedError(
@@ -153,4 +148,30 @@ def apply_fixups(target: WritableDevice, fixups: Sequence[Fixup]) -> None:
                 )
             content[place] = fixup.replacement
         target.write(begin, content)
+
+
+def check_fixups(target: BlockDevice, fixups: Sequence[Fixup]) -> None:
+    """That the changes are there. Raises :class:`~sqlimage.errors.DamagedError` where one is not."""
+    for begin, end, some in _neighbours(fixups):
+        content = target.read(begin, end - begin)
+        for fixup in some:
+            at = fixup.offset_bytes - begin
+            if content[at : at + len(fixup.replacement)] != fixup.replacement:
+                raise DamagedError(
+                    f"byte {fixup.offset_bytes} of the destination: {fixup.reason}: is not what was written",
+                    hint="the destination does not keep what is written to it",
+                )
+
+
+def _neighbours(fixups: Sequence[Fixup]) -> Iterator[tuple[int, int, Sequence[Fixup]]]:
+    """Fix-ups that lie close together, and from where to where they reach."""
+    at = 0
+    ends = [fixup.offset_bytes + len(fixup.original) for fixup in fixups]
+    while at < len(fixups):
+        begin, end, last = fixups[at].offset_bytes, ends[at], at + 1
+        while last < len(fixups) and fixups[last].offset_bytes - end < _GAP_BYTES:
+            if ends[last] - begin > _WINDOW_BYTES:
+                break
+            end, last = ends[last], last + 1
+        yield begin, end, fixups[at:last]
         at = last

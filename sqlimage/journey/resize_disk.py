@@ -156,4 +156,7 @@ def _joined(allocated: Runs, volumes: list[_Volume], arranged: Rearranged) -> La
         parts.append(moves)
     counted = counted.union(_zeros_that_count(arranged))
     fixups.sort()
-    return Layout(arranged.size_bytes, Moves.joined(parts), counted, tuple(fixups), tuple(relaid), tuple(notes))
+    moves = Moves.joined(parts)
+    return Layout(
+        arranged.size_bytes, moves, counted, tuple(fixups), tuple(relaid), tuple(notes), partitions=arranged.places
+    )

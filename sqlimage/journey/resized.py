@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from sqlimage.device import BlockDevice
-from sqlimage.errors import FormatError, InconsistentVolume, RefusedError, UsageError
+from sqlimage.errors import DamagedError, FormatError, InconsistentVolume, RefusedError, UsageError
 from sqlimage.filesystem.probe import open_file_system
+from sqlimage.image.chunks import Cache
 from sqlimage.image.image import Version
 from sqlimage.image.proof import Before, prove, prove_files, prove_in_place
-from sqlimage.journey.relaid import Layout, RelaidVolume
+from sqlimage.journey.relaid import Layout, RelaidVolume, check_fixups
 from sqlimage.journey.resizable import WITH_HIDDEN_SECTORS, Target
 from sqlimage.journey.resize import plan_volume
 from sqlimage.journey.resize_disk import plan_disk
 from sqlimage.journey.unpack import Part
+from sqlimage.media.partition import read_partition_table
 from sqlimage.media.window import Window
 from sqlimage.streams import files
+from sqlimage.units import MIB
 
 _HIDDEN_SECTORS_MAX = (1 << 32) - 1
+
+
+_CACHE = Cache(128 * MIB)
+"""Control information is read several times: the MFT of 100,000 files has 100 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +43,37 @@ class Plan:
         Raises :class:`~sqlimage.errors.DamagedError` where something is not what was planned or held.
         """
         compared = 0
+        check_fixups(target, self.layout.fixups)
+        if self.layout.partitions is not None:
+            self._check_table(target, self.layout.partitions)
         for volume in self.layout.volumes:
             assert self.source is not None
             old = Window(self.source, volume.offset_before, volume.length_before)
             new = Window(target, volume.offset_bytes, volume.length_bytes)
             if volume.stays:
-                prove_in_place(new, volume.facts, volume.fixups)
+                prove_in_place(new, volume.facts)
                 continue
             before = Before(old, volume.scan_before, self._digests(volume))
             if volume.relocation is not None:
                 compared += prove(new, volume.relocation, before, threads=threads)
             else:
+                assert volume.resized is not None
+                volume.resized.check_control(new)
                 compared += prove_files(new, before, threads=threads)
         return compared
+
+    def _check_table(self, target: BlockDevice, places: Sequence[tuple[int, int]]) -> None:
+        """That the new table tells the places that were planned."""
+        assert self.source is not None
+        if target.bytes_per_sector != self.source.bytes_per_sector:
+            return  # a file that holds a disk of larger sectors
+        try:
+            table = read_partition_table(target)
+        except InconsistentVolume as contradiction:
+            raise _table_differs(str(contradiction)) from None
+        found = table.partitions if table is not None else ()
+        if [(partition.offset_bytes, partition.length_bytes) for partition in found] != list(places):
+            raise _table_differs("its partitions lie elsewhere")
 
     def _digests(self, volume: RelaidVolume) -> dict[int, bytes]:
         """What the file table says of contents, by row of the scan."""
@@ -64,6 +89,12 @@ class Plan:
         return found
 
 
+def _table_differs(what: str) -> DamagedError:
+    return DamagedError(
+        f"the new partition table is not what was planned: {what}", hint="this is a defect of sqlimage: report it"
+    )
+
+
 @contextmanager
 def planned(version: Version, volume: int | None, part: Part, target: Target) -> Iterator[Plan]:
     """Plan a restore. Raises :class:`~sqlimage.errors.RefusedError` where the destination's wishes cannot be met."""
@@ -76,7 +107,7 @@ def planned(version: Version, volume: int | None, part: Part, target: Target) ->
         yield Plan(version, None, as_captured)
         return
     with ExitStack() as open_files:
-        driver = version.driver()
+        driver = version.driver(cache=_CACHE)
         open_files.callback(driver.close)
         source = Window(driver, part.start_cluster * part.bytes_per_cluster, part.length_bytes)
         try:
