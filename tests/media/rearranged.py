@@ -204,7 +204,7 @@ def check_with_tools(path: Path) -> None:
         told = run("sgdisk", "--verify", path).stdout
         assert b"No problems found" in told, told
     if shutil.which("parted"):
-        argv = ["parted", "--script", path, "unit", "s", "print"]
+        argv = ["parted", "--script", str(path), "unit", "s", "print"]
         said = subprocess.run(argv, capture_output=True, text=True, check=True)
         lines = [line for line in (said.stdout + said.stderr).splitlines() if "translate partition name" not in line]
         assert not any(line.startswith(("Warning", "Error")) for line in lines), lines
