@@ -96,6 +96,26 @@ def test_unused_records_do_not_matter() -> None:
     disk = hybrid(FENCE, (0, 0x07, 5, 0), (0, 0, 77, 5))
     _, new = rearranged(disk, rooms_for(table_of(disk), half), 30 * MIB)
     assert records(new)[1:] == records(disk)[1:]
+    assert records(new)[0] == (0, 0xEE, 1, 30 * 2048 - 1), "it is the only one, so it protects the disk"
+
+
+def test_a_protective_record_over_some_of_the_partitions_is_refused() -> None:
+    disk = hybrid((0, 0xEE, 1, 50000), (0, 0x07, 69632, 20480))
+    with pytest.raises(RefusedError, match="record 1 of the hybrid MBR"):
+        rearranged(disk, rooms_for(table_of(disk), half), 30 * MIB)
+    disk = hybrid((0, 0xEE, 100, 1000), (0, 0x07, 69632, 20480))
+    _, new = rearranged(disk, rooms_for(table_of(disk), half), 30 * MIB, problems=["hybrid"])
+    assert records(new)[0] == (0, 0xEE, 100, 1000)
+
+
+def test_the_geometry_is_that_of_the_hybrid_records() -> None:
+    """Protective records are written with marks, or by programs that count otherwise."""
+    told = Geometry(1, 16, 63)
+    disk = hybrid(FENCE, (0, 0x07, 69632, 20480))
+    disk.write(446 + 17, told.to_chs(69632).to_bytes())
+    disk.write(446 + 21, told.to_chs(90111).to_bytes())
+    plan, new = rearranged(disk, rooms_for(table_of(disk), half), 30 * MIB, problems=["hybrid"])
+    assert new.read(446 + 17, 3) == told.to_chs(plan.places[2][0] // 512).to_bytes()
 
 
 def test_a_partition_that_outgrows_its_record_is_refused() -> None:
