@@ -12,6 +12,8 @@ import ctypes
 import os
 import secrets
 import stat
+import threading
+from concurrent.futures import Future
 
 from sqlimage.errors import DeviceError, NotFoundError, RefusedError
 
@@ -47,6 +49,7 @@ class NamelessFile:
         self.stand_in = os.path.join(directory, f".sqlimage-{secrets.token_hex(8)}.partial")
         """A name beside the target under which nothing lies, or where there are no nameless files, this file."""
         self._is_named = False
+        self._syncing: Future[None] | None = None
         try:
             self.fd = self._make(directory)
         except OSError as problem:
@@ -67,12 +70,27 @@ class NamelessFile:
         """Let the kernel begin to write what is dirty, without waiting, so that the sync at the end is short."""
         _libc.sync_file_range(self.fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
+    def sync_meanwhile(self) -> None:
+        """Make durable what is there so far, beside whatever the caller goes on with, which is no more writing."""
+        if self._syncing is None:
+            self._syncing = Future()
+            threading.Thread(target=self._sync, args=(self._syncing,), name="sync", daemon=True).start()
+
+    def _sync(self, done: Future[None]) -> None:
+        try:
+            os.fdatasync(self.fd)
+            done.set_result(None)
+        except OSError as problem:  # the system tells each only once: to whoever publishes
+            done.set_exception(problem)
+
     def publish(self) -> None:
         """Make the file durable and give it its name, at once.
 
         Raises :class:`~sqlimage.errors.RefusedError` where the name was taken in the meantime.
         """
         try:
+            if self._syncing is not None:
+                self._syncing.result()
             os.fsync(self.fd)
             if self._replace:
                 self._name_it(between := f".sqlimage-{secrets.token_hex(8)}.whole")
@@ -92,6 +110,8 @@ class NamelessFile:
     def close(self) -> None:
         """Let go; without :meth:`publish` nothing of the file stays."""
         if self.fd >= 0:
+            if self._syncing is not None:
+                self._syncing.exception()
             if self._is_named:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.stand_in)

@@ -48,11 +48,6 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
 
     Raises :class:`~sqlimage.errors.DamagedError`, with the first file that differs.
     """
-    file_system = _opened(volume)
-    try:
-        _check_structure(file_system, relocation)
-    except InconsistentVolume as contradiction:
-        raise _differs(str(contradiction)) from None
     after, told = relocation.scan.contents, _told(relocation.scan)
     _check_runs(before.scan.contents, after, relocation, told)
     rows = np.flatnonzero(_comparable(relocation, told, before.ignored))
@@ -61,10 +56,14 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
     known = np.isin(rows, np.fromiter(before.digests, dtype=np.int64, count=len(before.digests)))
     known &= (after.flags[rows] & ContentFlag.COMPRESSED) == 0
     with ThreadPoolExecutor(1, thread_name_prefix="prove") as beside:
+        structure = beside.submit(_check_structure, volume, relocation)
         others = beside.submit(_check_others, volume, relocation, before, rows)
-        for row, digest in digests(volume, after, rows[known], threads=threads):
-            if digest != before.digests[row]:
-                raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
+        try:
+            for row, digest in digests(volume, after, rows[known], threads=threads):
+                if digest != before.digests[row]:
+                    raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
+        finally:
+            structure.result()  # whatever differs, this says it best
         others.result()
     rest = rows[~known]
     rest = rest[_touching(before, rest)]
@@ -134,7 +133,16 @@ def _differs(what: str) -> DamagedError:
     )
 
 
-def _check_structure(found: FileSystem, relocation: Relocation) -> None:
+def _check_structure(volume: BlockDevice, relocation: Relocation) -> None:
+    """That our reader finds what the plan tells."""
+    found = _opened(volume)
+    try:
+        _compare_structure(found, relocation)
+    except InconsistentVolume as contradiction:
+        raise _differs(str(contradiction)) from None
+
+
+def _compare_structure(found: FileSystem, relocation: Relocation) -> None:
     if dataclasses.replace(found.facts, notes=relocation.facts.notes) != relocation.facts:
         raise _differs("its control information")
     if found.allocated() != relocation.allocated:

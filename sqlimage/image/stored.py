@@ -18,7 +18,7 @@ from sqlimage.units import MIB, SECTOR_BYTES
 
 Fetch = Callable[[int], bytes]
 """The content of a chunk, decoded and verified, by what the map calls it; from any thread."""
-_HELD_BYTES = 96 * MIB
+_HELD_BYTES = 48 * MIB
 
 
 class StoredDevice:

@@ -175,7 +175,7 @@ def _capture_first(source: _Source, image: str | os.PathLike[str], wishes: _Wish
         new.make_indexes()
         writer.repoint()
         if relayout.device is not None:
-            new.start_writeback()
+            new.sync_meanwhile()
         relayout.prove(database, writer.version, writer.digests, wishes.threads)
         new.publish()
         return story.report(new.target, new.size_bytes)

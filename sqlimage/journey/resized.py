@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlimage.device import BlockDevice
 from sqlimage.errors import DamagedError, FormatError, InconsistentVolume, RefusedError, UsageError
@@ -12,7 +12,7 @@ from sqlimage.filesystem.probe import open_file_system
 from sqlimage.image.chunks import Cache
 from sqlimage.image.image import Version
 from sqlimage.image.proof import Before, prove, prove_files, prove_in_place
-from sqlimage.journey.relaid import Layout, RelaidVolume, check_fixups
+from sqlimage.journey.relaid import Layout, check_fixups
 from sqlimage.journey.resizable import WITH_HIDDEN_SECTORS, Target
 from sqlimage.journey.resize import plan_volume
 from sqlimage.journey.resize_disk import plan_disk
@@ -36,6 +36,8 @@ class Plan:
     version: Version
     source: BlockDevice | None
     layout: Layout
+    digests: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    """See :meth:`look_up_digests`; what is not told is read from the image again."""
 
     def prove(self, target: BlockDevice, threads: int | None) -> int:
         """Read again all that was laid out anew; how many contents were compared.
@@ -53,7 +55,7 @@ class Plan:
             if volume.stays:
                 prove_in_place(new, volume.facts)
                 continue
-            before = Before(old, volume.scan_before, self._digests(volume))
+            before = Before(old, volume.scan_before, self.digests.get(volume.number, {}))
             if volume.relocation is not None:
                 compared += prove(new, volume.relocation, before, threads=threads)
             else:
@@ -75,18 +77,17 @@ class Plan:
         if [(partition.offset_bytes, partition.length_bytes) for partition in found] != list(places):
             raise _table_differs("its partitions lie elsewhere")
 
-    def _digests(self, volume: RelaidVolume) -> dict[int, bytes]:
-        """What the file table says of contents, by row of the scan."""
+    def look_up_digests(self) -> None:
+        """Have at hand what the file table says of the contents that will be read again: by volume and row of the scan,
+        to be called before the disk is busy."""
         self.version.image.attach_parents(self.version.control)
-        rows = files.every_row(self.version.image.database, self.version.number, volume.number)
-        told = {row[2]: row[9] for row in rows if row[9] is not None}
-        entries = volume.scan_before.entries
-        found = {}
-        for path, row in zip(entries.path, entries.content.tolist(), strict=True):
-            digest = told.get(path)
-            if row >= 0 and isinstance(digest, bytes):
-                found[row] = digest
-        return found
+        for volume in self.layout.volumes:
+            if not volume.stays:
+                told = files.every_digest(self.version.image.database, self.version.number, volume.number)
+                entries = volume.scan_before.entries
+                digests = map(told.get, entries.path)
+                pairs = zip(entries.content.tolist(), digests, strict=True)
+                self.digests[volume.number] = {row: digest for row, digest in pairs if digest is not None and row >= 0}
 
 
 def _table_differs(what: str) -> DamagedError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sqlimage.device import WritableDevice
@@ -141,7 +140,7 @@ def _to_new_file(job: _Job, target: Target, kind: Format | None, force: bool) ->
         try:
             if isinstance(there, WritableFileDevice):
                 there.resize(size)
-            report = job.run(plan, there, fresh=True, wipe=False, start_writeback=file.start_writeback)
+            report = job.run(plan, there, fresh=True, wipe=False, file=file)
             if isinstance(there, WritableForeignDevice):
                 there.finish()
                 report = replace(report, format=there.format.name, padding_bytes=there.size_bytes - size)
@@ -169,14 +168,18 @@ class _Job:
         *,
         fresh: bool,
         wipe: bool,
-        start_writeback: Callable[[], None] | None = None,
+        file: NamelessFile | None = None,
     ) -> RestoreReport:
         """Write, change what has to be changed, and read again what was laid out anew."""
+        start_writeback = file.start_writeback if file is not None else None
         unpacking = Unpacking(self.version, self.part, plan.layout, there, start_writeback)
         done = unpacking.run(fresh=fresh, wipe=wipe, threads=self.threads, progress=self.progress)
         for relaid in plan.layout.volumes:
             relaid.write_control(there, fresh=fresh)
         apply_fixups(there, plan.layout.fixups)
+        plan.look_up_digests()
+        if file is not None and plan.layout.volumes:
+            file.sync_meanwhile()
         compared = plan.prove(there, self.threads)
         return RestoreReport(
             image=self.version.image.path,

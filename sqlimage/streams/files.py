@@ -30,6 +30,8 @@ _SELECT_EFFECTIVE = (
     "SELECT 0, volume, path, kind, bytes, modified_at, record, stream, attributes, digest FROM effective_file "
     "WHERE version = ? AND volume = ?"
 )
+_DIGESTS_OWN = "SELECT path, digest FROM file WHERE version = ? AND volume = ? AND deleted = 0 AND digest IS NOT NULL"
+_DIGESTS = "SELECT path, digest FROM effective_file WHERE version = ? AND volume = ? AND digest IS NOT NULL"
 _SELECT_EXTENTS = (
     "SELECT record, stream, file_offset, start_cluster, clusters FROM effective_extent "
     "WHERE version = ? AND volume = ? ORDER BY record, stream, file_offset"
@@ -62,6 +64,13 @@ def every_row(database: Database, version: int, volume: int) -> list[Row]:
     rows = database.rows(_SELECT_OWN if _is_root(database, version) else _SELECT_EFFECTIVE, [version, volume])
     _check_types(database, "file", rows, _ROW_TYPES)
     return rows
+
+
+def every_digest(database: Database, version: int, volume: int) -> dict[str, bytes]:
+    """The digests of all names of a volume that have one."""
+    rows = database.rows(_DIGESTS_OWN if _is_root(database, version) else _DIGESTS, [version, volume])
+    _check_types(database, "file", rows, (_TEXT, _BYTES))
+    return dict(rows)
 
 
 def every_extent(database: Database, version: int, volume: int) -> list[Row]:

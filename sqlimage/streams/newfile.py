@@ -72,6 +72,10 @@ class NewImage:
         """Let the kernel write what it has, without waiting for it."""
         self._file.start_writeback()
 
+    def sync_meanwhile(self) -> None:
+        """Make durable what was written out so far, beside whatever the caller goes on with."""
+        self._file.sync_meanwhile()
+
     def make_indexes(self) -> None:
         """Make the indexes, once the rows are there; the pages of rows that were there meanwhile are given back."""
         with translated(self.target):
