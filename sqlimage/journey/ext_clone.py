@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,17 +92,20 @@ class Clone:
     def drop_zeros(self, looked_at: Runs) -> None:
         """Give back the space that zeros take outside ``looked_at``, what was only reserved as well."""
         for start, length in Runs.of([(0, self.device.size_bytes)]).subtract(looked_at):
+            zeros: list[tuple[int, int]] = []
             for extent in self.device.extents(start, length):
                 if extent.is_data:
-                    self._drop_zeros(extent.offset_bytes, extent.offset_bytes + extent.length_bytes)
+                    zeros += self._zeros(extent.offset_bytes, extent.offset_bytes + extent.length_bytes)
                 else:
-                    self.device.zero(extent.offset_bytes, extent.length_bytes)
+                    zeros.append((extent.offset_bytes, extent.length_bytes))
+            for place, count in Runs.of(zeros):
+                self.device.zero(place, count)
 
-    def _drop_zeros(self, start: int, end: int) -> None:
+    def _zeros(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         for at in range(start, end, _AT_ONCE):
             for low, high in stretches(_zero_pieces(self.device.read(at, min(_AT_ONCE, end - at)))):
                 first, last = at + low * _PIECE_BYTES, min(at + high * _PIECE_BYTES, end)
-                self.device.zero(first, last - first)
+                yield first, last - first
 
     def copy(self) -> Clone:
         """Another one that holds the same."""

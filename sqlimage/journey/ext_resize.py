@@ -26,7 +26,7 @@ from sqlimage.units import GIB, MIB, format_size
 
 __all__ = ["ResizedExt", "check_tools", "resized", "smallest_bytes"]
 
-_STEP_BYTES, _STEPS_MAX = 2 * GIB, 64
+_STEP_BYTES, _STEPS_MAX = GIB, 64
 """So much is written to the clone at once, or more where there would be more steps: data that is moved and tables of
 inodes that are made are zeros there, and take space until they are dropped."""
 _MARGIN_BYTES = 64 * MIB
