@@ -24,6 +24,7 @@ from tests.media.kinds import loop_device
 
 slow = pytest.mark.slow
 pytestmark = needs_mount
+SCHEMES = (("mbr", MBR), ("gpt", GPT))
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,17 @@ def _made(script: str, place: Path) -> Made:
     return Made(disk, image, explained(image, place / "nothing", size="minimum").size_bytes)
 
 
+BY_TURNS = {
+    first: pytest.mark.parametrize(
+        "made",
+        [pytest.param(script, id=name, marks=() if name == first else slow) for name, script in SCHEMES],
+        indirect=True,
+    )
+    for first, _ in SCHEMES
+}
+"""Both schemes, but every day only the one."""
+
+
 @pytest.fixture(params=[MBR, GPT], ids=["mbr", "gpt"])
 def made(request: pytest.FixtureRequest, place: Path) -> Made:
     return _made(request.param, place)
@@ -69,6 +81,7 @@ def test_on_a_smaller_disk_every_partition_is_there_and_in_order(made: Made, siz
         assert sum(lengths) < sum(before)
 
 
+@BY_TURNS["mbr"]
 def test_on_a_larger_disk_the_largest_partition_grows_and_those_behind_it_move(made: Made, tmp_path: Path) -> None:
     report = restored(made.image, tmp_path / "disk", size=SIZE + 20 * MIB)
     assert report.medium_bytes == (tmp_path / "disk").stat().st_size == SIZE + 20 * MIB
@@ -82,6 +95,7 @@ def test_on_a_larger_disk_the_largest_partition_grows_and_those_behind_it_move(m
     assert len(notes) == len(behind)
 
 
+@BY_TURNS["gpt"]
 @pytest.mark.parametrize("size", [pytest.param(None, marks=slow), SIZE])
 def test_at_its_own_size_a_disk_is_what_it_was(made: Made, size: int | None, tmp_path: Path) -> None:
     restored(made.image, tmp_path / "plain")
@@ -90,6 +104,7 @@ def test_at_its_own_size_a_disk_is_what_it_was(made: Made, size: int | None, tmp
     made.as_in(tmp_path / "disk", tmp_path)
 
 
+@BY_TURNS["gpt"]
 @pytest.mark.parametrize("by", [-12, pytest.param(31, marks=slow)])
 def test_a_device_that_held_something_else_is_filled(made: Made, by: int, tmp_path: Path) -> None:
     target = tmp_path / "device"
@@ -104,6 +119,7 @@ def test_a_device_that_held_something_else_is_filled(made: Made, by: int, tmp_pa
     assert b"stale" not in content[512 : places(target)[0][0]], "what lies between partitions is not free"
 
 
+@BY_TURNS["mbr"]
 @pytest.mark.parametrize("less", [512, pytest.param(MIB, marks=slow), pytest.param(40 * MIB, marks=slow)])
 def test_a_disk_that_is_too_small_is_refused_with_both_numbers(made: Made, less: int, tmp_path: Path) -> None:
     size = made.minimum - less if less < made.minimum else 1 * MIB
@@ -120,6 +136,7 @@ def test_a_disk_that_is_too_small_is_refused_with_both_numbers(made: Made, less:
     assert (tmp_path / "device").read_bytes() == b"precious" * (size // 8)
 
 
+@BY_TURNS["gpt"]
 def test_how_many_sectors_lie_before_a_volume_is_the_tables_to_say(made: Made, tmp_path: Path) -> None:
     for size in (None, "minimum"):
         with pytest.raises(sqlimage.UsageError, match=r"the partition table says .* restore one volume with --volume"):

@@ -87,7 +87,7 @@ fat_volumes = given(
 
 
 def test_a_few_fat_volumes() -> None:
-    settings(quick, max_examples=12)(fat_volumes(random_fat))()
+    settings(quick, max_examples=8)(fat_volumes(random_fat))()
 
 
 @pytest.mark.slow
@@ -156,13 +156,13 @@ ntfs_volumes = given(
 
 
 def test_a_few_ntfs_volumes() -> None:
-    settings(quick, max_examples=3)(ntfs_volumes(random_ntfs))()
+    settings(quick, max_examples=2)(ntfs_volumes(random_ntfs))()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_many_ntfs_volumes() -> None:
-    settings(quick, max_examples=120)(ntfs_volumes(random_ntfs))()
+    settings(quick, max_examples=80)(ntfs_volumes(random_ntfs))()
 
 
 def random_ext(seed: int, kind: str, block: int, full: bool, steps: int, wanted: Wanted) -> None:

@@ -18,7 +18,7 @@ from tests.make.ext import needs_mount
 from tests.make.resized import captured, check, contents, free_of, noise, restored
 from tests.media.disks import make_disk
 
-KINDS = ["ntfs", "fat12", pytest.param("ext4", marks=[pytest.mark.slow, needs_mount])]
+slow = pytest.mark.slow
 
 
 def changed(kind: str, before: Path, after: Path) -> Path:
@@ -45,11 +45,6 @@ def changed(kind: str, before: Path, after: Path) -> Path:
     return after
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def resized_both_ways(kind: str, image: Path, version: str | None, volume: Path, place: Path) -> None:
     for size in ("minimum", volume.stat().st_size * 9 // 8):
         report = restored(image, place / "out", version, size=size, force=True)
@@ -57,6 +52,9 @@ def resized_both_ways(kind: str, image: Path, version: str | None, volume: Path,
         check(kind, place / "out", contents(volume))
 
 
+@pytest.mark.parametrize(
+    "kind", ["ntfs", pytest.param("fat12", marks=slow), pytest.param("ext4", marks=[slow, needs_mount])]
+)
 def test_a_child_in_a_file_of_its_own_and_one_in_the_same_file(kind: str, tmp_path: Path) -> None:
     one = resized.make(kind, tmp_path / "one")
     two = changed(kind, one, tmp_path / "two")
@@ -68,6 +66,9 @@ def test_a_child_in_a_file_of_its_own_and_one_in_the_same_file(kind: str, tmp_pa
     resized_both_ways(kind, tmp_path / "parent.sqlimage", "1", one, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "kind", ["fat12", pytest.param("ntfs", marks=slow), pytest.param("ext4", marks=[slow, needs_mount])]
+)
 def test_an_edit_and_a_child_of_it(kind: str, tmp_path: Path) -> None:
     one = resized.make(kind, tmp_path / "one")
     two = changed(kind, one, tmp_path / "two")
@@ -169,7 +170,7 @@ def test_what_cannot_be_laid_out_anew_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["fat12", "ntfs"])
+@pytest.mark.parametrize("kind", ["fat12", pytest.param("ntfs", marks=slow)])
 def test_a_volume_that_may_be_a_pools_is_kept_whole_and_as_it_is(kind: str, tmp_path: Path) -> None:
     volume = resized.make(kind, tmp_path / "v")
     free = free_of(volume)
