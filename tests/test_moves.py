@@ -16,7 +16,7 @@ SIZE = 96
 
 Rows = list[tuple[int, int, int]]
 """Old place, new place, length."""
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=30, deadline=None)
 ranges = st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, 20)), max_size=6)
 
 

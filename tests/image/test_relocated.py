@@ -22,7 +22,7 @@ from sqlimage.moves import Moves
 OLD_BYTES, NEW_BYTES = 700, 900
 CELL = 10
 """The old medium is data or a hole in cells of so many bytes."""
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=30, deadline=None)
 
 
 class Sparse(MemoryDevice):

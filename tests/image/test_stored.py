@@ -19,7 +19,7 @@ from sqlimage.streams.cluster_map import MapTable
 
 UNIT, CLUSTERS = 16, 60
 MEDIUM = UNIT * CLUSTERS
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=30, deadline=None)
 seeds = st.integers(0, 1 << 32)
 
 Rows = list[tuple[int, int, int, int]]

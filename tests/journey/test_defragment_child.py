@@ -88,8 +88,10 @@ def check_like_one_by_itself(volume: Path, image: Path, defragment: bool, versio
     check_at_rest(image)
 
 
-@pytest.mark.parametrize("defragment", [True, False])
-@pytest.mark.parametrize("anew", [True, False])
+@pytest.mark.parametrize(
+    ("anew", "defragment"),
+    [(True, True), (False, True), *(pytest.param(anew, False, marks=pytest.mark.slow) for anew in (True, False))],
+)
 def test_a_child_stores_what_changed_whether_its_parent_or_it_is_laid_out_anew(
     made: Made, tmp_path: Path, anew: bool, defragment: bool
 ) -> None:
@@ -164,7 +166,7 @@ def test_a_chain_of_children_in_files_of_their_own(made: Made, tmp_path: Path) -
     [Fat(12, 1440 * KIB, 1), pytest.param(Fat(16, 9 * MIB, 1), marks=pytest.mark.slow)],
     ids=lambda shape: f"fat{shape.bits}",
 )
-@pytest.mark.parametrize("defragment", [True, False])
+@pytest.mark.parametrize("defragment", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_volume_whose_clusters_are_smaller_than_its_lineages(shape: Fat, defragment: bool, tmp_path: Path) -> None:
     """They are told in whole ones, and every file is right."""
     source = shape.make(tmp_path / "v.img")

