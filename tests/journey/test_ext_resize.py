@@ -43,7 +43,7 @@ _SIZE = 48 * MIB
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
     with in_memory() as name:
-        make_tree(name / "tree", 6 * MIB)
+        make_tree(name / "tree", 3 * MIB)
         yield name
 
 
@@ -52,7 +52,7 @@ def ext4(place: Path) -> Path:
     return filled(place / "ext4.img", _SIZE, "ext4 1K", place / "tree")
 
 
-@pytest.mark.parametrize("kind", ["ext2 4K", "ext3 1K", "ext4 4K"])
+@pytest.mark.parametrize("kind", [pytest.param("ext2 4K", marks=pytest.mark.slow), "ext3 1K", "ext4 4K"])
 def test_a_volume_is_as_small_and_as_large_as_is_wished_with_all_it_holds(place: Path, kind: str) -> None:
     volume = filled(place / "volume.img", _SIZE, kind, place / "tree")
     device = FileDevice(volume)
@@ -80,7 +80,7 @@ def test_at_its_present_size_it_stays_where_it_is(place: Path, ext4: Path) -> No
 def test_where_a_size_is_too_small_the_smallest_is_told(ext4: Path) -> None:
     device = FileDevice(ext4)
     least = smallest_bytes(device)
-    for size in (0, MIB, least - 2 * MIB):
+    for size in (0, least - 2 * MIB):
         with pytest.raises(
             RefusedError, match=rf"cannot be made .* \({size} bytes\), it needs .* \(\d+ bytes\)"
         ) as told:
@@ -101,7 +101,7 @@ def test_no_data_of_files_are_read_and_the_source_is_not_written(place: Path, ex
     device = Watched(ext4)
     volume = ExtVolume(device)
     data = data_of_files(device, volume.facts, volume.scan())
-    assert data.total > 8 * MIB  # the journal's are among them
+    assert data.total > 6 * MIB  # the journal's are among them
     resized(device, 30 * MIB).close()
     assert not len(Runs.of(reads).intersect(data))
     assert ext4.read_bytes() == before
@@ -140,18 +140,18 @@ def test_data_at_the_end_come_down_in_steps_that_take_little_room(
 
 
 @pytest.mark.parametrize("kind", ["ext2 4K", "ext4 4K"])
-def test_a_volume_that_grows_a_thousandfold_takes_little_room(
+def test_a_volume_that_grows_two_hundredfold_takes_little_room(
     place: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ext_resize, "_STEP_BYTES", 32 * MIB)
+    monkeypatch.setattr(ext_resize, "_STEP_BYTES", 8 * MIB)
     volume = filled(place / "volume.img", 16 * MIB, kind, make_tree(place / f"small {kind}", MIB))
     device = FileDevice(volume)
-    with resized(device, 16 * GIB) as plan:
-        check_plan(plan, 16 * MIB, 16 * GIB)
-        assert plan.facts.size_bytes == 16 * GIB
+    with resized(device, 3 * GIB) as plan:
+        check_plan(plan, 16 * MIB, 3 * GIB)
+        assert plan.facts.size_bytes == 3 * GIB
         write_resized(device, plan, place / "target.img")
     device.close()
-    assert (place / "target.img").stat().st_blocks * 512 < 32 * MIB
+    assert (place / "target.img").stat().st_blocks * 512 < 16 * MIB
     assert checked(place / "target.img") == 0
     assert seen(place / "target.img") == seen(volume)
     (place / "target.img").unlink()
