@@ -163,6 +163,20 @@ def test_extended_boot_records_stay_as_far_before_their_partitions() -> None:
         assert reach == (ends[-1] + 3000 * 512 if size > SIZE else ends[-1])
 
 
+def test_links_cover_as_much_behind_what_they_lead_to_as_they_did() -> None:
+    """Programs disagree about what a link covers; nobody reads it."""
+    extended = Extended(
+        2048, [Logical(2048, 8192), Logical(2048, 8192), Logical(1, 0), Logical(1, 0)], [0, 0, 9, 9], 20
+    )
+    for size, expected in ((10240, 10240), (10250, 10250), (99999, 10240 + 9 + 1 + 9 + 1 + 20), (5, 10240)):
+        disk = mbr_disk(SIZE, [extended, (61440, 2048)])
+        disk.write(2048 * 512 + 446 + 16 + 12, size.to_bytes(4, "little"))
+        _, new = rearranged(disk, rooms_for(table_of(disk), grow=False), SIZE + MIB)
+        assert parse_records(new.read(2048 * 512, 512))[1].size_in_lba == expected
+    links = [parse_records(new.read(place * 512, 512))[1] for place, _ in extended.places()[1:]]
+    assert [link.size_in_lba for link in links] == [1, 1, 0]
+
+
 def test_free_space_behind_the_logicals_goes_before_partitions_do() -> None:
     disk = mbr_disk(SIZE, [Extended(2048, [Logical(2048, 8192)], [0], 100000), (112640, 2048)])
     plan, new = rearranged(disk, rooms_for(table_of(disk), half), 10 * MIB)

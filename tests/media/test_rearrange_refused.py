@@ -124,6 +124,13 @@ def test_extended_boot_records_where_none_should_be() -> None:
     put_ebr(disk, 2048, (2048, 8192), (30000, 100))
     put_ebr(disk, 32048, (0, 0))
     assert "in sector 32048 lies outside extended partition 1" in refusal(disk)
+    behind = 2048 + 2 * (2048 + 8192) + 100
+    put_ebr(disk, 2048, (2048, 8192), (behind - 2048, 1))
+    put_ebr(disk, behind, (0, 0))
+    assert f"in sector {behind} lies outside extended partition 1" in refusal(disk)
+    put_ebr(disk, 2048, (2048, 8192), (behind - 2048 - 1, 1))
+    put_ebr(disk, behind - 1, (0, 0))
+    rearranged(disk, rooms_for(table_of(disk)), SIZE + MIB)
     put_ebr(disk, 2048, (2048, 8192), (3000, 100))
     put_ebr(disk, 5048, (0, 0))
     assert "in sector 5048 lies inside partition 5" in refusal(disk)
