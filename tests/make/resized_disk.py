@@ -113,7 +113,7 @@ def places(path: Path | str) -> list[tuple[int, int]]:
 def told(path: Path | str) -> dict[str, Any]:
     """What sfdisk tells of a disk but for places."""
     table = json.loads(run("sfdisk", "--json", path).stdout)["partitiontable"]
-    for name in ("device", "lastlba"):
+    for name in ("device", "lastlba", "grain"):  # the last one depends on the size of the disk
         table.pop(name, None)
     for partition in table["partitions"]:
         partition["node"] = partition["node"].removeprefix(str(path)).removeprefix("p")
@@ -138,6 +138,9 @@ def check(disk: Disk, path: Path | str, work: Path) -> None:
             part.write_bytes(window.read(0, window.size_bytes))
             if kind in WITH_CONTENTS:
                 resized.check(kind, part, expected)
+                check_hidden_sectors(part, kind, partition.offset_bytes // device.bytes_per_sector)
+            elif kind == "blank":
+                assert resized.contents(part) == {}
                 check_hidden_sectors(part, kind, partition.offset_bytes // device.bytes_per_sector)
             elif kind == "swap":
                 assert SWAP_UUID.encode() in run("swaplabel", part).stdout
