@@ -41,6 +41,9 @@ class Before:
     """SHA-256 of contents, by row, as they were taken from the old volume; others are read from it again."""
     ignored: NDArray[np.bool_] | None = None
     """Contents whose clusters were not taken (page files), by row."""
+    taken_by_moves: bool = False
+    """The digests are of what was read by way of the moves, which proves nothing about these: they are compared with
+    what the old volume's own run lists lead to, too."""
 
 
 def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, threads: int | None = None) -> int:
@@ -59,12 +62,13 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
         structure = beside.submit(_check_structure, volume, relocation)
         others = beside.submit(_check_others, volume, relocation, before, rows)
         try:
-            for row, digest in digests(volume, after, rows[known], threads=threads):
-                if digest != before.digests[row]:
-                    raise _differs(f"{_name(relocation.scan, row)} does not have the digest it had")
+            _check_digests(volume, relocation.scan, rows[known], before, threads)
         finally:
             structure.result()  # whatever differs, this says it best
         others.result()
+    if before.taken_by_moves:
+        source = rows[known][np.argsort(first_places(before.scan.contents)[rows[known]], kind="stable")]
+        _check_digests(before.device, before.scan, source, before, threads)
     rest = rows[~known]
     rest = rest[_touching(before, rest)]
     was = digests(before.device, before.scan.contents, rest, as_stored=True, threads=threads)
@@ -165,6 +169,12 @@ def _told(scan: Scan) -> NDArray[np.bool_]:
     rows = entries.content[(entries.kind == EntryKind.METADATA) & (entries.content >= 0)]
     told[rows] = False
     return told
+
+
+def _check_digests(device: BlockDevice, scan: Scan, rows: Int64s, before: Before, threads: int | None) -> None:
+    for row, digest in digests(device, scan.contents, rows, threads=threads):
+        if digest != before.digests[row]:
+            raise _differs(f"{_name(scan, row)} does not have the digest it had")
 
 
 def _check_runs(old: Contents, new: Contents, relocation: Relocation, told: NDArray[np.bool_]) -> None:

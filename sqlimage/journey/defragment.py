@@ -62,6 +62,7 @@ class Relayout:
                 volume.scan_before,
                 {row: digest for (number, row), digest in taken.items() if number == volume.number},
                 _left_out(volume),
+                taken_by_moves=True,
             )
             place = volume.offset_bytes, volume.length_bytes
             stored = StoredDevice(table, self.medium.bytes_per_cluster, fetch, *place)

@@ -262,6 +262,20 @@ def test_a_digest_that_was_another_names_the_file(made: Made) -> None:
         prove(MemoryDevice(made.new), made.plan, Before(made.device, made.scan, digests))
 
 
+def test_bytes_that_were_taken_from_elsewhere_are_found_though_their_digests_tell_of_them(made: Made) -> None:
+    """Two files changed places on the way from the medium, before anything was digested."""
+    (first, length), (second, other) = (made.run(path) for path in twins(made))
+    new, length = bytearray(made.new), min(length, other)
+    new[first : first + length] = made.new[second : second + length]
+    new[second : second + length] = made.new[first : first + length]
+    volume = type(made.volume)(MemoryDevice(new))  # type: ignore[call-arg]
+    before = Before(made.device, made.scan, digests_of(volume, made.plan.scan))
+    prove(MemoryDevice(new), made.plan, before)
+    with pytest.raises(DamagedError, match="does not have the digest it had"):
+        prove(MemoryDevice(new), made.plan, dataclasses.replace(before, taken_by_moves=True))
+    assert prove(MemoryDevice(made.new), made.plan, dataclasses.replace(made.before(), taken_by_moves=True))
+
+
 def test_contents_that_were_not_taken_are_not_compared_and_all_others_are(made: Made) -> None:
     ignored = np.zeros(len(made.scan.contents), dtype=np.bool_)
     first, second = twins(made)

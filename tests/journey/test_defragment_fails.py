@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,13 @@ from sqlimage.codec import chunk
 from sqlimage.filesystem.contract import Scan
 from sqlimage.filesystem.fat import FatVolume
 from sqlimage.filesystem.relocation import Relocation, Wish
-from sqlimage.image import proof
+from sqlimage.fixup import Fixup
+from sqlimage.image import proof, relayout
 from sqlimage.image.relocated import RelocatedDevice
 from sqlimage.journey import defragment, encode
 from sqlimage.journey.write import Writer
 from sqlimage.media.memory import MemoryDevice
+from sqlimage.moves import Moves
 from sqlimage.units import KIB, MIB
 from tests.conftest import run
 from tests.image.edits import content_of
@@ -95,6 +97,18 @@ def a_changed_byte_is_not_read(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RelocatedDevice, "_fix", lambda self, offset, view: None)
 
 
+def two_files_are_read_from_each_others_place(patch: pytest.MonkeyPatch) -> None:
+    """So that their digests are of each other's bytes, too."""
+
+    def swapped(device: sqlimage.BlockDevice, size: int, moves: Moves, fixups: Sequence[Fixup]) -> RelocatedDevice:
+        both = np.flatnonzero((moves.length == 512) & (moves.old != moves.new))[:2]
+        old = moves.old.copy()
+        old[both] = old[both[::-1]]
+        return RelocatedDevice(device, size, dataclasses.replace(moves, old=old), fixups)
+
+    patch.setattr(relayout, "RelocatedDevice", swapped)
+
+
 def bytes_of_a_file_are_stored_wrong(patch: pytest.MonkeyPatch) -> None:
     """After they were digested."""
 
@@ -147,6 +161,7 @@ FAULTS: dict[str, Patch] = {
     patch.__name__: patch
     for patch in (
         a_changed_byte_is_not_read,
+        two_files_are_read_from_each_others_place,
         bytes_of_a_file_are_stored_wrong,
         some_clusters_are_mapped_to_the_data_of_others,
         the_proof_finds_something,
@@ -269,6 +284,7 @@ def test_killed_while_it_adds_a_version_the_image_is_as_it_was_or_has_it_whole(s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_many_times(source: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "append").mkdir()
