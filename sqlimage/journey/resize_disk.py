@@ -20,6 +20,7 @@ from sqlimage.media.partition import Partition, PartitionTable, read_partition_t
 from sqlimage.media.rearrange import Rearranged, Room, largest_disk_bytes, rearrange, smallest_disk_bytes
 from sqlimage.media.window import Window
 from sqlimage.moves import Moves
+from sqlimage.units import format_size
 
 
 @dataclass(slots=True)
@@ -156,6 +157,11 @@ def _joined(allocated: Runs, volumes: list[_Volume], arranged: Rearranged) -> La
         parts.append(moves)
     counted = counted.union(_zeros_that_count(arranged))
     fixups.sort()
+    if arranged.dropped.total:
+        lost = format_size(arranged.dropped.total)
+        notes.append(
+            f"{lost} that are not zeros lie behind the last partition, in no volume, and have no room any more"
+        )
     moves = Moves.joined(parts)
     return Layout(
         arranged.size_bytes, moves, counted, tuple(fixups), tuple(relaid), tuple(notes), partitions=arranged.places

@@ -180,6 +180,26 @@ def test_a_partition_in_use_keeps_its_length_and_the_others_give(tmp_path: Path)
     assert [length for _, length in places(tmp_path / "large")][1:] == [12 * MIB, 8 * MIB]
 
 
+def test_what_lies_in_no_partition_and_has_no_room_is_told(tmp_path: Path) -> None:
+    disk = resized_disk.make(tmp_path / "source", "label: gpt\nsize=4MiB\nsize=1MiB\n", ("fat12", "raw"), 24 * MIB)
+    with disk.path.open("r+b") as file:
+        file.seek(6 * MIB)
+        file.write(noise("behind", MIB))
+        file.seek(20 * MIB)
+        file.write(noise("further behind", MIB))
+    image = captured(disk.path, tmp_path / "i")
+    note = "1.0 MiB that are not zeros lie behind the last partition, in no volume, and have no room any more"
+    assert explained(image, tmp_path / "disk", size=16 * MIB).notes == (note,)
+    report = restored(image, tmp_path / "disk", size=16 * MIB)
+    assert report.notes == (note,)
+    check(disk, tmp_path / "disk", tmp_path)
+    assert (tmp_path / "disk").read_bytes()[6 * MIB : 7 * MIB] == noise("behind", MIB)
+    report = restored(image, tmp_path / "disk", size=40 * MIB, force=True)
+    assert all("no room" not in note for note in report.notes)
+    content = (tmp_path / "disk").read_bytes()
+    assert content.count(noise("behind", MIB)) == content.count(noise("further behind", MIB)) == 1
+
+
 def test_a_gpt_without_its_backup_gets_one_on_a_device_that_held_something_else(tmp_path: Path) -> None:
     disk = resized_disk.make(tmp_path / "source", "label: gpt\nsize=4MiB\nsize=1MiB\n", ("fat12", "raw"), 24 * MIB)
     with disk.path.open("r+b") as file:
