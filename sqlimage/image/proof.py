@@ -29,6 +29,8 @@ from sqlimage.image.stored import StoredDevice
 from sqlimage.units import MIB
 
 _BLOCK_BYTES = MIB
+_DEFECT = "this is a defect of sqlimage: report it"
+_CHANGED = "capture it while nobody writes to it; if nobody did, "
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def prove(volume: BlockDevice, relocation: Relocation, before: Before, *, thread
         others.result()
     if before.taken_by_moves:
         source = rows[known][np.argsort(first_places(before.scan.contents)[rows[known]], kind="stable")]
-        _check_digests(before.device, before.scan, source, before, threads)
+        _check_digests(before.device, before.scan, source, before, threads, _CHANGED)
     rest = rows[~known]
     rest = rest[_touching(before, rest)]
     was = digests(before.device, before.scan.contents, rest, as_stored=True, threads=threads)
@@ -131,10 +133,8 @@ def _files(scan: Scan) -> dict[str, int]:
     return {entries.path[row]: int(entries.content[row]) for row in rows.tolist()}
 
 
-def _differs(what: str) -> DamagedError:
-    return DamagedError(
-        f"the volume laid out anew is not what was planned: {what}", hint="this is a defect of sqlimage: report it"
-    )
+def _differs(what: str, hint: str = "") -> DamagedError:
+    return DamagedError(f"the volume laid out anew is not what was planned: {what}", hint=f"{hint}{_DEFECT}")
 
 
 def _check_structure(volume: BlockDevice, relocation: Relocation) -> None:
@@ -171,10 +171,12 @@ def _told(scan: Scan) -> NDArray[np.bool_]:
     return told
 
 
-def _check_digests(device: BlockDevice, scan: Scan, rows: Int64s, before: Before, threads: int | None) -> None:
+def _check_digests(
+    device: BlockDevice, scan: Scan, rows: Int64s, before: Before, threads: int | None, hint: str = ""
+) -> None:
     for row, digest in digests(device, scan.contents, rows, threads=threads):
         if digest != before.digests[row]:
-            raise _differs(f"{_name(scan, row)} does not have the digest it had")
+            raise _differs(f"{_name(scan, row)} does not have the digest it had", hint)
 
 
 def _check_runs(old: Contents, new: Contents, relocation: Relocation, told: NDArray[np.bool_]) -> None:

@@ -241,6 +241,31 @@ def test_a_source_that_changes_while_it_is_captured_is_found(source: Path, tmp_p
     assert found
 
 
+def test_a_file_that_is_written_to_after_it_was_taken_ends_it_and_the_hint_says_what_to_do(
+    source: Path, tmp_path: Path
+) -> None:
+    volume = FatVolume(MemoryDevice(source.read_bytes()))
+    contents = volume.scan().contents
+    row = int(np.flatnonzero(contents.size_bytes > 512)[-1])
+    place = int(contents.run_offset[contents.first_run[row]])
+
+    class Written(MemoryDevice):
+        """The first byte of one file is another whenever it is read again."""
+
+        reads = 0
+
+        def read_into(self, offset_bytes: int, buffer: bytearray | memoryview) -> None:
+            super().read_into(offset_bytes, buffer)
+            if offset_bytes <= place < offset_bytes + len(buffer):
+                buffer[place - offset_bytes] ^= self.reads
+                self.reads = 1
+
+    with pytest.raises(sqlimage.DamagedError) as raised:
+        sqlimage.capture(Written(source.read_bytes()), tmp_path / "i.sqlimage", defragment=True)
+    assert raised.value.hint == f"capture it while nobody writes to it; if nobody did, {HINT}"
+    assert os.listdir(tmp_path) == []
+
+
 def test_killed_at_random_moments_it_leaves_no_image_or_a_whole_one_and_no_litter(source: Path, tmp_path: Path) -> None:
     target, dice = tmp_path / "i.sqlimage", random.Random(1)
     whole = seconds_it_takes("capture", source, target, "--defragment")
