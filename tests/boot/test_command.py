@@ -133,7 +133,7 @@ def test_signals_reach_the_guest_and_its_end_is_told(number: signal.Signals) -> 
     threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
     started = time.monotonic()
     assert run(["sleep", "30"]) == 128 + number
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25
     assert signal.getsignal(number) is before
 
 

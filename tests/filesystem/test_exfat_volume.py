@@ -21,6 +21,7 @@ from sqlimage.media.memory import MemoryDevice
 from sqlimage.units import GIB, KIB, MIB, TIB
 from tests.conftest import run
 from tests.make import exfat as make
+from tests.make.cost import PATIENCE
 from tests.make.exfat import CHAINED, CONTIGUOUS, DIRECTORY, BareVolume, file_set
 
 
@@ -244,7 +245,7 @@ def test_a_huge_sparse_volume_is_opened_and_scanned_at_once(size: int, tmp_path:
     volume = ExfatVolume(FileDevice(path))
     scan = volume.scan()
     allocated = volume.allocated()
-    assert time.monotonic() - started < 2  # a tenth of that on an idle machine
+    assert time.monotonic() - started < 2 * PATIENCE
     assert len(scan.entries) == (5 if size == TIB else 3)
     facts = volume.facts
     assert facts.size_bytes == size
@@ -287,7 +288,7 @@ def test_ten_thousand_files_are_scanned_in_a_second(shift: int) -> None:
     started = time.monotonic()
     opened = ExfatVolume(MemoryDevice(volume.content))
     scan = opened.scan()
-    assert time.monotonic() - started < 1  # a tenth of that on an idle machine
+    assert time.monotonic() - started < 1 * PATIENCE
     assert len(scan.entries) == 1 + 100 + 10_000 + 2
     assert scan.entries.path[-3] == "/directory 99/099"
     assert opened.allocated().covers(Runs.from_arrays(scan.contents.run_offset, scan.contents.run_length))
@@ -321,7 +322,7 @@ def test_twenty_thousand_files_in_one_directory_that_the_driver_wrote(tmp_path: 
     volume = ExfatVolume(device)
     started = time.monotonic()
     scan = volume.scan()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 1 * PATIENCE
     left = [k for k in range(20_000) if k % 3]
     assert contents_of(volume, scan) == {f"/d/{names[k]}": noise(k) if k % 100 == 0 else b"" for k in left}
     check_places(device, volume, scan)
@@ -333,5 +334,5 @@ def test_fifty_thousand_files_are_scanned_in_a_second() -> None:
     device = MemoryDevice(volume.content)
     started = time.monotonic()
     scan = ExfatVolume(device).scan()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 1 * PATIENCE
     assert len(scan.entries) == 50_503

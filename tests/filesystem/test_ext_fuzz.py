@@ -21,7 +21,7 @@ from sqlimage.filesystem.contract import HOLE
 from sqlimage.filesystem.ext import ExtVolume
 from sqlimage.media.memory import MemoryDevice
 from sqlimage.units import GIB, MIB
-from tests.make.cost import peak_bytes
+from tests.make.cost import PATIENCE, peak_bytes
 from tests.make.ext import commit, crash, fill, in_memory, make_volume, mounted, needs_mount, settle, work
 from tests.make.ext_bytes import ExtBytes, Place, structures
 
@@ -142,7 +142,7 @@ def mutate_and_check(pristine: Pristine, rounds: int, name: str) -> int:
             pass
         except BaseException as error:
             raise AssertionError(f"{name}, seed {seed}: {error!r}") from error
-        assert time.monotonic() - started < 10, f"{name}, seed {seed}"
+        assert time.monotonic() - started < 10 * PATIENCE, f"{name}, seed {seed}"
     return survived
 
 

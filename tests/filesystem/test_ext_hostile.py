@@ -14,6 +14,7 @@ from sqlimage.filesystem.contract import HOLE
 from sqlimage.filesystem.ext import ExtVolume
 from sqlimage.media.file import FileDevice
 from sqlimage.units import GIB, TIB
+from tests.make.cost import PATIENCE
 from tests.make.ext import in_memory
 from tests.make.ext_bare import (
     BLOCK,
@@ -45,13 +46,13 @@ def place() -> Iterator[Path]:
 
 def bounded(image: Path) -> Cost:
     cost = cost_of(image)
-    assert cost.seconds < 10, cost
+    assert cost.seconds < 10 * PATIENCE, cost
     return cost
 
 
 def bounded_apart(image: Path) -> Cost:
     cost = cost_apart(image)
-    assert cost.seconds < 10 and cost.memory_bytes < GIB, cost
+    assert cost.seconds < 10 * PATIENCE and cost.memory_bytes < GIB, cost
     return cost
 
 
@@ -67,7 +68,7 @@ def test_a_bare_volume_is_one(place: Path) -> None:
 def test_more_groups_than_there_can_be_are_refused_at_once(place: Path) -> None:
     image = Bare(place, WHOLE, blocks_per_group=256, incompat=0x2 | 0x10, has_tables=False).close()
     cost = bounded_apart(image)
-    assert "s_blocks_per_group" in cost.problem and cost.seconds < 0.5
+    assert "s_blocks_per_group" in cost.problem and cost.seconds < 0.5 * PATIENCE
 
 
 @pytest.mark.slow
@@ -225,7 +226,7 @@ def test_a_directory_of_sixteen_tebibytes_of_nothing_is_refused_at_its_first_blo
     runs = [extent(n * 32768, 32768, 1_000_000 + n * 32768) for n in range(340)]
     made.inode(ROOT, DIRECTORY_MODE, 340 << 27, node([index(0, made.take(node(runs, 0)))], 1, room=4), links=2)
     cost = bounded_apart(made.close())
-    assert "its entry of 0 bytes" in cost.problem and cost.seconds < 2
+    assert "its entry of 0 bytes" in cost.problem and cost.seconds < 2 * PATIENCE
 
 
 ENTRIES = {

@@ -19,6 +19,7 @@ from sqlimage.filesystem.fat import FatVolume, is_fat
 from sqlimage.media.memory import MemoryDevice
 from sqlimage.units import KIB, TIB
 from tests.make import fat as make
+from tests.make.cost import PATIENCE
 from tests.make.fat import BareVolume, long_entries, short_entry
 
 FUZZ_SECONDS = 4.0
@@ -99,7 +100,7 @@ def test_a_bottomless_tree_is_refused_in_seconds(name: bytes) -> None:
         volume.write(cluster, directory(name, cluster + 1))
     started = time.monotonic()
     scan_fails(volume, "path")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 20 * PATIENCE
 
 
 def test_long_paths_do_not_outgrow_the_volume_that_names_them() -> None:
@@ -139,7 +140,7 @@ def test_twenty_thousand_files_in_one_directory_are_listed_in_a_second() -> None
         volume.link(5000 + k, make.END)
     started = time.monotonic()
     scan = FatVolume(MemoryDevice(volume.content)).scan()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 1 * PATIENCE
     assert len(scan.entries) == 20_001
     assert scan.entries.path[-1] == "/file number 19999.txt"
 
@@ -173,7 +174,7 @@ def test_a_huge_empty_volume_takes_little_time_and_memory(
     """
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, check=True)
     seconds, taken = map(float, done.stdout.split())
-    assert seconds < 3  # a tenth of that on an idle machine
+    assert seconds < 3 * PATIENCE
     assert taken < 64 << 20
 
 

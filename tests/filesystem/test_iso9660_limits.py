@@ -15,6 +15,7 @@ from sqlimage.filesystem.iso9660 import IsoVolume
 from sqlimage.filesystem.iso9660.item import RECORDS_MAX
 from sqlimage.media.memory import MemoryDevice
 from tests.conftest import CHECKOUT
+from tests.make.cost import PATIENCE
 from tests.make.iso import DIRECTORY, MULTI_EXTENT, SECTOR, BareIso, both32, cl, nm, px, record
 
 
@@ -37,7 +38,7 @@ def test_a_bottomless_tree_is_refused_in_seconds(name: bytes, depth: int) -> Non
     started = time.process_time()
     with pytest.raises(InconsistentVolume, match="paths outgrow the volume"):
         scan(nested(name, depth))
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 8 * PATIENCE
 
 
 def test_a_deep_tree_is_read() -> None:
@@ -52,7 +53,7 @@ def test_fifty_thousand_files_are_listed_in_a_second_and_a_half() -> None:
     made.put_root(*[record(b"F%05d.;1" % n, 30 + n % 300, 5, 0, entries + nm(b"%d" % n)) for n in range(50_000)])
     started = time.process_time()
     found = scan(made)
-    assert time.process_time() - started < 1.5  # a fifth of that on an idle machine
+    assert time.process_time() - started < 1.5 * PATIENCE
     assert len(found.entries) == 50_001
     assert len(found.contents) == 301
 
@@ -108,7 +109,7 @@ def test_records_without_number_take_bounded_time_and_memory(count: int, tmp_pat
     made.put_root(*[record(b"F%07d" % n, 30 + n % 300, 5, 0, px(0o100644) + nm(b"%010d" % n)) for n in range(count)])
     said, seconds, mebibytes = measured(made, tmp_path)
     assert ("more than the 600000 records" in said) == (count > RECORDS_MAX)
-    assert seconds < 10 and mebibytes < 800
+    assert seconds < 10 * PATIENCE and mebibytes < 800
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 500 << 20])
@@ -118,7 +119,7 @@ def test_a_directory_of_nothing_takes_little_time_and_memory(size: int, tmp_path
     made.patch(16 * SECTOR + 80, both32(1 << 23))
     said, seconds, mebibytes = measured(made, tmp_path, 1 << 34)
     assert ("more than the 536870912 bytes" in said) == (size > 512 << 20)
-    assert seconds < 5 and mebibytes < 100
+    assert seconds < 5 * PATIENCE and mebibytes < 100
 
 
 def test_nothing_is_looked_for_through_a_vast_volume_of_zeros(tmp_path: Path) -> None:
@@ -128,4 +129,4 @@ def test_nothing_is_looked_for_through_a_vast_volume_of_zeros(tmp_path: Path) ->
     made.patch(16 * SECTOR + 80, both32(1 << 31))
     said, seconds, _ = measured(made, tmp_path, 1 << 42, 20 * SECTOR + 68, 50 * SECTOR, 60 * SECTOR)
     assert "does not begin with the record of itself" in said
-    assert seconds < 1
+    assert seconds < 1 * PATIENCE

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sqlimage.errors import InconsistentVolume
 from sqlimage.filesystem.osinfo.hive import Hive
 from tests.conftest import run
+from tests.make.cost import PATIENCE
 from tests.make.hive import NOTHING, SEGMENT, BareHive, Tree, fill
 from tests.make.memory_volume import Counted
 
@@ -166,7 +167,7 @@ def test_only_what_is_on_the_way_is_read() -> None:
     started = time.perf_counter()
     assert Hive(content).values(PATH, ["UBR"]) == {"UBR": 3803}
     assert content.bytes_read < 64 << 10
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 0.5 * PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ def test_a_hive_of_lists_upon_lists_ends_within_seconds() -> None:
     hive.put("", LIST_AT, struct.pack("<I", top))
     started = time.perf_counter()
     assert opened(hive).values("other", ["number"]) == {}
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 5 * PATIENCE
 
 
 def test_a_hive_of_long_lists_that_say_they_are_short_ends_within_seconds() -> None:
@@ -323,7 +324,7 @@ def test_a_hive_of_long_lists_that_say_they_are_short_ends_within_seconds() -> N
     hive.put("", LIST_AT, struct.pack("<I", top))
     started = time.perf_counter()
     assert opened(hive).values("other", ["number"]) == {}
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 5 * PATIENCE
 
 
 def test_a_hive_of_values_without_end_ends_within_seconds() -> None:
@@ -336,7 +337,7 @@ def test_a_hive_of_values_without_end_ends_within_seconds() -> None:
     assert opened(hive).values("key", ["number"]) == {"number": 1}
     hive.put("key\\number", LENGTH_AT, struct.pack("<III", 8000, blanks, 1))
     assert opened(hive).values("key", ["number"]) == {}
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 5 * PATIENCE
 
 
 PRISTINE = BareHive({**SAMPLE, "long": {"text": "a" * 20_000}, **{f"key {n}": {"n": n} for n in range(20)}}, per_leaf=6)

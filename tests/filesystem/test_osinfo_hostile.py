@@ -15,6 +15,7 @@ from sqlimage.filesystem.osinfo import OperatingSystem, find_system
 from sqlimage.filesystem.osinfo.system import clean
 from sqlimage.media.memory import MemoryDevice
 from tests.conftest import run
+from tests.make.cost import PATIENCE
 from tests.make.linux import DEBIAN, DEBIAN_12, DEBIAN_TREE, found_in, linux, stanza
 from tests.make.memory_volume import Counted, Damaged, File, Link, MemoryVolume
 
@@ -78,7 +79,7 @@ def test_files_of_any_length_cost_little() -> None:
     huge = Counted(stanza("dpkg").encode(), 1 << 40)
     started = time.perf_counter()
     found = found_in({"/etc/os-release": long, "/etc/hostname": Counted(b"", 1 << 30), "/var/lib/dpkg/status": huge})
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 2 * PATIENCE
     assert found == OperatingSystem("Debian GNU/Linux", "12")
     assert long.bytes_read == 64 << 10 and huge.bytes_read == 0
 
@@ -95,7 +96,7 @@ def test_a_package_database_of_64_mib_takes_seconds_whatever_it_holds(block: byt
     database = block * ((64 << 20) // len(block))
     started = time.perf_counter()
     linux({"/var/lib/dpkg/status": database, "/lib/apk/db/installed": database})
-    assert time.perf_counter() - started < 8
+    assert time.perf_counter() - started < 8 * PATIENCE
 
 
 def test_a_volume_of_many_files_is_asked_quickly() -> None:
@@ -104,7 +105,7 @@ def test_a_volume_of_many_files_is_asked_quickly() -> None:
     scan = volume.scan()
     started = time.perf_counter()
     assert find_system(volume, scan) == DEBIAN
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 2 * PATIENCE
 
 
 NAMES = st.sampled_from(

@@ -17,6 +17,7 @@ from sqlimage.image.edits import resume
 from tests.conftest import CHECKOUT
 from tests.image.edits import captured, check_whole, medium
 from tests.images import noise
+from tests.make.cost import PATIENCE
 
 UNIT = 4096
 CLUSTERS = 60
@@ -78,7 +79,7 @@ def check_what_is_left(image: Path, acknowledged: int, *, is_sealed_possible: bo
     except sqlimage.NotFoundError:
         assert is_sealed_possible
         edit = None
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 2 * PATIENCE
     with sqlimage.open(str(image)) as opened:
         newest = opened.versions()[-1]
         driver = edit.driver if edit else newest.driver()

@@ -13,3 +13,8 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     kibibytes = status.partition("VmHWM:")[2].split(maxsplit=1)[0]
     return int(kibibytes) << 10
+
+
+PATIENCE = 10
+"""How much longer than on an idle machine something may take before a test calls it a hang: a bound on time tells
+work that grows with its square, or that never ends, from work that is due. It is never a measure of speed."""
