@@ -43,7 +43,8 @@ def content_of(chunk: StoredChunk) -> bytes:
     """A chunk decoded and verified. Raises :class:`~sqlimage.errors.DamagedError`."""
     if chunk.stored is None:
         raise DamagedError(f"data {chunk.id}: its bytes are in a parent or a segment that is not here", data=chunk.id)
-    return decode(chunk.stored, chunk.flags, chunk.length, chunk.digest, data=chunk.id)
+    vault = chunk.vault() if chunk.vault else None
+    return decode(chunk.stored, chunk.flags, chunk.length, chunk.digest, vault=vault, data=chunk.id)
 
 
 class Connections:
@@ -127,7 +128,7 @@ def read_missing(connections: list[Connections], chunk: StoredChunk, near: int |
         if other != near:
             found = data.find(connections[other].mine(), chunk.digest)
             if found is not None and found.stored is not None:
-                return StoredChunk(chunk.id, chunk.digest, chunk.length, found.flags, found.stored)
+                return StoredChunk(chunk.id, chunk.digest, chunk.length, found.flags, found.stored, found.vault)
     for each in connections:
         each.check()
     paths = [each.path for each in connections]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from sqlimage.codec.vault import Vault
 from sqlimage.device import BlockDevice, Prefetching
 from sqlimage.extent import Runs
 from sqlimage.image.chunks import Connections, connect, read_row
@@ -111,12 +112,22 @@ class ChildCapture:
         writer: Writer,
         preset: Preset,
         start_writeback: Callable[[], None] | None = None,
+        vault: Vault | None = None,
     ) -> None:
         """Write data and map of the new version."""
         unit, chunk_bytes = self._medium.bytes_per_cluster, self._parent.control.chunk_bytes
         own_file = 0 if self._target.is_parents_file else None
         holdings = Holdings(self._lineage, self._connections, own_file)
-        encoder = Encoder(self._device, unit, chunk_bytes, preset.level, ids=self._ids, held=holdings.find)
+        encoder = Encoder(
+            self._device,
+            unit,
+            chunk_bytes,
+            preset.level,
+            ids=self._ids,
+            held=holdings.find,
+            vault=vault,
+            secret=self._plan.secret,
+        )
         kept = self._without_what_moved(writer)
         jobs = self._jobs(kept, max(1, chunk_bytes // unit), preset.window_bytes // unit)
         pour(jobs, encoder, writer, bytes_per_cluster=unit, threads=self._threads, start_writeback=start_writeback)
@@ -151,8 +162,12 @@ class ChildCapture:
                     kept.append((pieces[0][1], *_placed(pieces, whole, about, self._medium.bytes_per_cluster)))
         finally:
             donors.close()
-        for start, count in changed.intersect(self._plan.leftover):
-            kept.append((start, [(0, start, count)], NOBODY))
+        leftover = changed.intersect(self._plan.leftover)
+        for runs, is_secret in (
+            (leftover.intersect(self._plan.secret), True),
+            (leftover.subtract(self._plan.secret), False),
+        ):
+            kept += [(start, [(0, start, count)], NOBODY._replace(encrypt=is_secret)) for start, count in runs]
         kept.sort(key=lambda one: one[0])
         return kept
 

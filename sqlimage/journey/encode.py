@@ -17,8 +17,10 @@ from functools import partial
 
 import numpy as np
 
-from sqlimage.codec.chunk import digest, encode
+from sqlimage.codec.chunk import digest, encode, name_of
+from sqlimage.codec.vault import Vault
 from sqlimage.device import BlockDevice
+from sqlimage.extent import Runs
 from sqlimage.image.holding import Held
 from sqlimage.journey.jobs import Item, Job, Key, Pack, Piece, Slab
 
@@ -71,7 +73,8 @@ class Encoded:
 class Encoder:
     """Turns jobs into chunks and map records.
 
-    ``level`` is zstd's; ``ids`` gives numbers for chunks, and ``held`` tells what need not be stored. :meth:`begin`
+    ``level`` is zstd's; ``ids`` gives numbers for chunks, and ``held`` tells what need not be stored; ``vault``
+    encrypts every chunk that has to do with the clusters ``secret``. :meth:`begin`
     belongs to one thread and MUST be called in the order of the plan, as MUST the callables it returns be started, by
     any threads: slabs of one content wait for those before.
     """
@@ -85,6 +88,8 @@ class Encoder:
         *,
         ids: Iterator[int] | None = None,
         held: Holding | None = None,
+        vault: Vault | None = None,
+        secret: Runs | None = None,
     ) -> None:
         self._device = device
         self._unit = unit
@@ -93,8 +98,11 @@ class Encoder:
         self._zero_run = re.compile(rb"\0{%d,}" % max(1, SMALLEST_HOLE_BYTES // unit))
         self._ids = ids or itertools.count(1)
         self._held = held
+        self._vault = vault
+        self._secret = secret if vault is not None and secret is not None else Runs.empty()
+        self._secret_end = self._secret.end
         self._chunks: dict[bytes, int] = {}
-        self._smalls: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self._smalls: dict[tuple[bytes, int, bool], tuple[int, int]] = {}
         self._local = threading.local()
 
     def begin(self, job: Job) -> Callable[[], Encoded]:
@@ -175,28 +183,30 @@ class Encoder:
             if not stretches:
                 result.zero_bytes += len(content)
                 continue
-            met = self._smalls.get(alike) if alike is not None else None
+            known = (*alike, job.encrypt) if alike is not None else None
+            met = self._smalls.get(known) if known is not None else None
             if met is not None:  # perhaps in this very pack
                 data, offset = met
                 result.repeated_bytes += len(content)
-            elif alike is not None and len(self._smalls) < _MOST_REMEMBERED:
-                self._smalls[alike] = (mine, length)
+            elif known is not None and len(self._smalls) < _MOST_REMEMBERED:
+                self._smalls[known] = (mine, length)
             for a, b in stretches:
                 if met is None:
                     parts.append(buffer[a * unit : b * unit])
                     length += (b - a) * unit
                 self._map(job.pieces, places, a, b, data, offset, result)
                 offset += (b - a) * unit
-        return partial(self._finish_pack, mine, b"".join(parts), job.store, result)
+        return partial(self._finish_pack, mine, b"".join(parts), job, result)
 
-    def _finish_pack(self, data: int, whole: bytes, store: bool, result: Encoded) -> Encoded:
+    def _finish_pack(self, data: int, whole: bytes, job: Pack, result: Encoded) -> Encoded:
         if whole:
-            name = digest(whole)
+            vault = self._vault if job.encrypt else None
+            name = name_of(whole, vault)
             if len(self._chunks) < _MOST_REMEMBERED:
                 self._chunks.setdefault(name, data)
             # Others may refer to this chunk by its number already, so it is never replaced here; where an equal one
             # exists, the writer finds out and re-points the records.
-            self._encode(data, name, whole, store, result)
+            self._encode(data, name, whole, job.store, vault, result)
         return result
 
     def _digest_item(self, item: Item, key: Key, content: memoryview, result: Encoded) -> tuple[bytes, int]:
@@ -227,10 +237,11 @@ class Encoder:
                 continue
             parts = [buffer[a * unit : b * unit] for a, b in stretches]
             whole = parts[0] if len(parts) == 1 else b"".join(parts)
-            name = digest(whole)
+            vault = self._vault if job.encrypt and self._is_secret(job.pieces, places, low, high) else None
+            name = name_of(whole, vault)
             data, is_new = self._claim(name)
             if is_new:
-                self._encode(data, name, whole, job.store, result)
+                self._encode(data, name, whole, job.store, vault, result)
             else:
                 result.repeated_bytes += len(whole)
             offset = 0
@@ -242,6 +253,18 @@ class Encoder:
             if whole_digest:
                 result.digests.append((job.chain.key, whole_digest))
 
+    def _is_secret(self, pieces: list[Piece], places: list[int], low: int, high: int) -> bool:
+        """Whether any of the buffer's clusters ``low .. high`` is to be encrypted."""
+        for index in range(max(0, bisect_right(places, low) - 1), len(pieces)):
+            place, start, count = pieces[index]
+            if place >= high:
+                break
+            first, after = start + max(low - place, 0), start + min(high - place, count)
+            met = int(np.searchsorted(self._secret_end, first, side="right"))
+            if first < after and met < len(self._secret) and self._secret.start[met] < after:
+                return True
+        return False
+
     def _claim(self, name: bytes) -> tuple[int, bool]:
         """The number of the chunk with this digest, and whether it is the caller's to make."""
         number = next(self._ids)
@@ -251,13 +274,15 @@ class Encoder:
             first = self._chunks.get(name, number)
         return first, first == number
 
-    def _encode(self, data: int, name: bytes, whole: bytes | memoryview, store: bool, result: Encoded) -> None:
+    def _encode(
+        self, data: int, name: bytes, whole: bytes | memoryview, store: bool, vault: Vault | None, result: Encoded
+    ) -> None:
         held = self._held(name) if self._held else None
         if held:
             result.chunks.append(NewChunk(data, name, len(whole), held.flags, held.stored_bytes, None))
             result.repeated_bytes += len(whole)
             return
-        flags, stored = encode(whole, None if store else self._level)
+        flags, stored = encode(whole, None if store else self._level, vault, name)
         result.chunks.append(NewChunk(data, name, len(whole), flags, len(stored), stored))
 
     def _map(

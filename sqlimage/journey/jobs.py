@@ -43,6 +43,7 @@ class Pack:
     """Small contents, neighbours on the medium, that become one chunk."""
 
     store: bool
+    encrypt: bool = False
     pieces: list[Piece] = field(default_factory=list)
     clusters: int = 0
     items: list[Item] = field(default_factory=list)
@@ -63,6 +64,8 @@ class Slab:
     pieces: list[Piece]
     clusters: int
     store: bool
+    encrypt: bool
+    """Whether any of the content is to be encrypted."""
     offset_bytes: int
     """Where the slab begins in its content."""
     chain: DigestChain | None
@@ -83,9 +86,11 @@ class About(NamedTuple):
     valid_bytes: int
     digested: bool
     store: bool
+    encrypt: bool
+    """Whether any of it is to be encrypted."""
 
 
-NOBODY = About(None, "", 0, 0, False, False)
+NOBODY = About(None, "", 0, 0, False, False, False)
 """Clusters that belong to no file."""
 
 
@@ -137,13 +142,14 @@ class Window:
 
     def _packs(self) -> Iterator[Pack]:
         """Small contents, like beside like, so that they compress well together."""
-        self._small.sort(key=lambda small: (small[0].store, _kin(small[0].path)))
+        self._small.sort(key=lambda small: (small[0].store, small[0].encrypt, _kin(small[0].path)))
         pack = Pack(False)
         for about, pieces, clusters in self._small:
-            if pack.clusters + clusters > self._chunk_clusters or about.store != pack.store:
+            is_alike = about.store == pack.store and about.encrypt == pack.encrypt
+            if pack.clusters + clusters > self._chunk_clusters or not is_alike:
                 if pack.items:
                     yield pack
-                pack = Pack(about.store)
+                pack = Pack(about.store, about.encrypt)
             pack.add(about.key, pieces, (about.size_bytes, about.valid_bytes, about.digested))
         if pack.items:
             yield pack
@@ -153,7 +159,7 @@ class Window:
         for about, pieces in self._large:
             digested = about.key is not None and about.digested
             chain = DigestChain(about.key, about.size_bytes, about.valid_bytes) if about.key and digested else None
-            yield from _slabs(pieces, length, about.store, chain, self._bytes_per_cluster)
+            yield from _slabs(pieces, length, about, chain, self._bytes_per_cluster)
 
 
 def _kin(path: str) -> tuple[str, str]:
@@ -164,7 +170,7 @@ def _kin(path: str) -> tuple[str, str]:
 
 
 def _slabs(
-    pieces: Sequence[Piece], length: int, store: bool, chain: DigestChain | None, bytes_per_cluster: int
+    pieces: Sequence[Piece], length: int, about: About, chain: DigestChain | None, bytes_per_cluster: int
 ) -> Iterator[Slab]:
     """Cut a content at multiples of ``length`` clusters; stretches without clusters make no slab."""
     current: list[Piece] = []
@@ -175,7 +181,8 @@ def _slabs(
         if chain:
             turn, chain.slabs = chain.slabs, chain.slabs + 1
         clusters = current[-1][0] + current[-1][2]
-        return Slab(current, clusters, store, number * length * bytes_per_cluster, chain, turn, last)
+        offset = number * length * bytes_per_cluster
+        return Slab(current, clusters, about.store, about.encrypt, offset, chain, turn, last)
 
     for place, start, count in pieces:
         while count:

@@ -40,6 +40,7 @@ class Database:
         self.sealed: SealedStreams | None = None
         """Of an image that is encrypted as a whole, once it is unlocked."""
         self._vault: Vault | None = None
+        self._is_sealed: bool | None = None
         self._closed = False
         self._log_pages = 0
 
@@ -101,7 +102,9 @@ class Database:
     @property
     def is_sealed(self) -> bool:
         """Whether the image is encrypted as a whole."""
-        return self.row("SELECT 1 FROM feature WHERE name = ?", [schema.SEALED_STREAMS]) is not None
+        if self._is_sealed is None:
+            self._is_sealed = self.row("SELECT 1 FROM feature WHERE name = ?", [schema.SEALED_STREAMS]) is not None
+        return self._is_sealed
 
     def vault(self) -> Vault:
         """The data key of the image.
@@ -117,6 +120,17 @@ class Database:
         """The data key, or None where nothing in the image is encrypted."""
         return None if self.key_id is None else self.vault()
 
+    def keys(self) -> Keys | None:
+        """What a child file is made with: the same key, and the same ways to it; None where nothing is encrypted.
+
+        Raises :class:`~sqlimage.errors.LockedError`, for without the key nothing can be added.
+        """
+        vault = self.vault_or_none()
+        if vault is None:
+            return None
+        with translated(self.path):
+            return Keys(vault, unlocking.read_slots(self.path, self.connection), self.is_sealed)
+
     def encrypt_with(self, keys: Keys) -> None:
         """Let a file that is being made hold what is encrypted; inside the transaction that makes it."""
         name = new_identity()
@@ -127,9 +141,17 @@ class Database:
             self.run("INSERT INTO format (name, value) VALUES (?, ?)", told)
         for slot in keys.slots:
             self.run(INSERT_SLOT, [slot.id, slot.kind, slot.parameters, slot.wrapped_key])
+        self._is_sealed = keys.is_whole
         if keys.is_whole:
             with translated(self.path):
                 self.sealed = SealedStreams(self.path, self.connection, keys.vault, name)
+
+    def keep_fixups_in_memory(self) -> None:
+        """Have the fix-up stream where the file never sees it, for it holds what is encrypted everywhere else. To be
+        called outside a transaction, and before anything temporary is made."""
+        if self.sealed is None:
+            self.run(IN_MEMORY)
+            self.run(schema.temporary_sql(("fixup",))[0])
 
     def unseal(self) -> None:
         """Have the sealed streams of this connection in memory, where the image has some."""

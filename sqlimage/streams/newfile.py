@@ -67,8 +67,10 @@ class NewImage:
         """The database, within the transaction in which all of it is written. With ``keys`` it may hold what is
         encrypted."""
         database = self._database = Database(self.target, self.connection, writable=True)
-        if keys:
+        if keys and keys.is_whole:
             database.run(IN_MEMORY)
+        elif keys:
+            database.keep_fixups_in_memory()
         database.run("BEGIN")
         for name, value in (("oldest_reader", schema.OLDEST_READER), ("writer", TOOL)):
             database.run("INSERT INTO format (name, value) VALUES (?, ?)", [name, value])
