@@ -41,6 +41,7 @@ COMMANDS = (
     "sql",
     "audit",
     "property",
+    "key",
     "find",
     "verify",
     "tour",

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sqlimage.codec import slots
 from sqlimage.codec.slots import KeySlot, SlotProblem
 from sqlimage.codec.vault import Vault
+from sqlimage.codec.ways import KeyFile, Passphrase
 from sqlimage.errors import FormatError, LockedError
 
 Ask = Callable[[str], bytes | None]
@@ -26,8 +27,7 @@ class Keyring:
     """Safe from any thread."""
 
     def __init__(self) -> None:
-        self._passphrases: list[bytes] = []
-        self._key_files: list[bytes] = []
+        self._given: list[Passphrase | KeyFile] = []
         self._identities: list[X25519PrivateKey] = []
         self._ask: Ask | None = None
         self._vaults: dict[str, Vault] = {}
@@ -35,21 +35,16 @@ class Keyring:
         """Keys that nothing given opens; not to be tried again at every look."""
         self._lock = threading.RLock()
 
-    def add_passphrase(self, passphrase: bytes) -> None:
-        """Raises :class:`ValueError` where it is empty."""
-        if not passphrase:
-            raise ValueError("an empty passphrase")
+    def add(self, way: Passphrase | KeyFile) -> None:
+        """What opens images."""
         with self._lock:
-            self._passphrases.append(passphrase)
+            self._given.append(way)
             self._refused.clear()
 
-    def add_key_file(self, content: bytes) -> None:
-        """``content`` is all the file holds, at least 16 bytes."""
-        if len(content) < 16:
-            raise ValueError(f"a key file of {len(content)} bytes; it has 16 at least")
+    def given(self) -> list[Passphrase | KeyFile]:
+        """What was added, in that order."""
         with self._lock:
-            self._key_files.append(content)
-            self._refused.clear()
+            return list(self._given)
 
     def add_identity(self, identity: X25519PrivateKey) -> None:
         with self._lock:
@@ -71,8 +66,10 @@ class Keyring:
     def forget(self) -> None:
         """Everything that was given and unlocked."""
         with self._lock:
-            for held in (self._passphrases, self._key_files, self._identities, self._vaults, self._refused):
-                held.clear()
+            self._given.clear()
+            self._identities.clear()
+            self._vaults.clear()
+            self._refused.clear()
             self._ask = None
 
     def known(self, key_id: str) -> Vault | None:
@@ -109,7 +106,8 @@ class Keyring:
         for slot in key_slots:
             try:
                 if slot.kind == slots.KEY_FILE:
-                    tried = (slots.open_with_key_file(slot, key_id, content) for content in self._key_files)
+                    files = [way.content for way in self._given if isinstance(way, KeyFile)]
+                    tried = (slots.open_with_key_file(slot, key_id, content) for content in files)
                 elif slot.kind == slots.X25519:
                     tried = (slots.open_with_identity(slot, key_id, identity) for identity in self._identities)
                 else:
@@ -125,20 +123,22 @@ class Keyring:
         mine = [slot for slot in key_slots if slot.kind == slots.PASSPHRASE]
         if not mine:
             return None
-        for passphrase in self._passphrases:
-            found = _tried(path, key_id, mine, passphrase)
+        for way in self._given:
+            found = _tried(path, key_id, mine, way.secret) if isinstance(way, Passphrase) else None
             if found is not None:
                 return found
         asked = self._ask(path) if self._ask else None
         if not asked:
             return None
-        self._passphrases.append(asked)
+        self._given.append(Passphrase(asked))
         return _tried(path, key_id, mine, asked)
 
     def _has_any(self, key_slots: Sequence[KeySlot]) -> bool:
         """Whether something was given of a kind that the slots take."""
-        given = {slots.PASSPHRASE: self._passphrases, slots.KEY_FILE: self._key_files, slots.X25519: self._identities}
-        return any(given.get(slot.kind) for slot in key_slots)
+        given = {slots.PASSPHRASE if isinstance(way, Passphrase) else slots.KEY_FILE for way in self._given}
+        if self._identities:
+            given.add(slots.X25519)
+        return any(slot.kind in given for slot in key_slots)
 
 
 def needs(key_slots: Sequence[KeySlot]) -> str:
@@ -164,10 +164,9 @@ def _check_cost(path: str, key_slots: Sequence[KeySlot]) -> None:
     total = 0
     for slot in key_slots:
         try:
-            cost = slots.parameters(slot).cost
+            total += slots.cost_kib(slot)
         except SlotProblem as problem:
             raise _odd(path, slot, problem) from None
-        total += cost.memory_kib * cost.passes if cost else 0
     if total > slots.MOST_COST_OF_ALL_KIB or len(key_slots) > slots.MOST_SLOTS:
         raise FormatError(
             f"{path}: has {len(key_slots)} key slots that ask for {total} KiB of work; "

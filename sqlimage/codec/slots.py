@@ -34,6 +34,7 @@ _SALT_BYTES = 16
 _WANTED_SECONDS = 0.7
 _USUAL_MEMORY_KIB = 128 << 10
 _LANES = 4
+_LEAST_PASSES = 3
 WRAPPED_BYTES = KEY_BYTES + OVERHEAD_BYTES
 
 
@@ -68,7 +69,7 @@ def calibrated() -> Cost:
     _stretched(b"calibration", bytes(_SALT_BYTES), least)
     taken = max(time.perf_counter() - begin, 0.001)
     most = MOST_COST_KIB // _USUAL_MEMORY_KIB // 4  # a slower machine shall open it too
-    return Cost(_USUAL_MEMORY_KIB, max(2, min(most, round(_WANTED_SECONDS / taken))), _LANES)
+    return Cost(_USUAL_MEMORY_KIB, max(_LEAST_PASSES, min(most, round(_WANTED_SECONDS / taken))), _LANES)
 
 
 def passphrase_slot(number: int, key_id: str, data_key: bytes, passphrase: bytes, cost: Cost) -> KeySlot:
@@ -132,6 +133,12 @@ def parameters(slot: KeySlot) -> Told:
         return Told(salt=_hex(told, "salt", _SALT_BYTES), cost=cost)
     except (RecursionError, UnicodeError, json.JSONDecodeError):
         raise SlotProblem("has parameters that are no JSON object") from None
+
+
+def cost_kib(slot: KeySlot) -> int:
+    """Memory times passes of what opening a slot takes; 0 for all but passphrases. Raises :class:`SlotProblem`."""
+    cost = parameters(slot).cost
+    return cost.memory_kib * cost.passes if cost else 0
 
 
 def open_with_passphrase(slot: KeySlot, key_id: str, passphrase: bytes) -> bytes | None:

@@ -224,9 +224,9 @@ def _make_child(
         parent = control.find_version(database, version)
         if parent.state != "sealed":
             raise RefusedError(f"{path}: version {parent.version} is an edit that is not finished")
-        volumes = control.volumes(database, parent)
+        volumes, keys = control.volumes(database, parent), database.keys()
     with NewImage(child) as new:
-        made = new.begin()
+        made = new.begin(keys)
         opened = _child_of(parent, 1, label, os.path.basename(path))
         control.insert_control(made, opened)
         _tell_begin(made, opened, user, message)

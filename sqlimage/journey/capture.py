@@ -79,7 +79,7 @@ def capture(
     store: Sequence[str] = (),
     encrypt: Sequence[str] = (),
     encrypt_all: bool = False,
-    ways: Sequence[Way] = (),
+    ways: Sequence[Way] | Callable[[], Sequence[Way]] = (),
     keep_page_files: bool = False,
     defragment: bool = False,
     preset: str = presets.DEFAULT,
@@ -99,10 +99,11 @@ def capture(
     version in ``image`` itself. ``search`` are directories in which the parent's own parents are looked for. ``store``
     are globs of files that stay uncompressed, ``encrypt`` those of files that are encrypted; with ``encrypt_all``
     everything is, and nothing in the file tells what is on the medium. ``ways`` lead to the key of an image that has
-    none yet; a child has its parent's. With ``defragment`` every file of an NTFS or FAT volume lies in one piece
-    in the image; a volume with which that is not safe is taken as it is, and the report says why. ``hidden_sectors``
-    (sectors before the volume) and ``geometry`` override what the boot sector says. The image, or the new version, is
-    there whole and synced, or not at all. Raises :class:`~sqlimage.errors.SqlimageError` subclasses only.
+    none yet, or tell them when one is made; a child has its parent's. With ``defragment`` every file of an NTFS or FAT
+    volume lies in one piece in the image; a volume with which that is not safe is taken as it is, and the report says
+    why. ``hidden_sectors`` (sectors before the volume) and ``geometry`` override what the boot sector says. The image,
+    or the new version, is there whole and synced, or not at all. Raises :class:`~sqlimage.errors.SqlimageError`
+    subclasses only.
     """
     wishes = _Wishes(
         label,
@@ -115,7 +116,7 @@ def capture(
         geometry,
         threads,
         progress,
-        Wanted(tuple(encrypt), encrypt_all, tuple(ways)),
+        Wanted(tuple(encrypt), encrypt_all, ways),
     )
     for name, value in wishes.property_values.items():
         properties.check(name, value)

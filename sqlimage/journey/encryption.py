@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlimage.codec.keyring import keyring
@@ -26,13 +26,15 @@ class Wanted:
 
     globs: Sequence[str] = ()
     is_whole: bool = False
-    ways: Sequence[Way] = ()
-    """To the data key of an image that has none yet."""
+    ways: Sequence[Way] | Callable[[], Sequence[Way]] = ()
+    """To the data key of an image that has none yet; a callable is asked only then."""
 
     def check(self) -> None:
         """Raise :class:`~sqlimage.errors.UsageError` where it contradicts itself."""
         check_globs(self.globs)
-        if self.ways and not self.globs and not self.is_whole:
+        if self.globs and self.is_whole:
+            raise UsageError("all files are encrypted already", hint="give --encrypt-all or --encrypt, not both")
+        if self.ways and not callable(self.ways) and not self.globs and not self.is_whole:
             raise UsageError("a key was given, but nothing is to be encrypted", hint="add --encrypt-all or --encrypt")
 
 
@@ -108,8 +110,9 @@ def for_child(wanted: Wanted, parent: Version, *, is_parents_file: bool) -> Encr
 
 
 def _new_keys(wanted: Wanted) -> Keys:
-    if not wanted.ways:
+    ways = wanted.ways() if callable(wanted.ways) else wanted.ways
+    if not ways:
         raise UsageError("what is encrypted needs a key", hint="give --passphrase-file, --key-file or --recipient")
     vault = new_vault()
     keyring.add_vault(vault)
-    return Keys(vault, new_slots(wanted.ways, vault), wanted.is_whole)
+    return Keys(vault, new_slots(ways, vault), wanted.is_whole)

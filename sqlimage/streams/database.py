@@ -288,6 +288,18 @@ class Database:
                 self.sealed.roll_back()
             raise
 
+    def check_maps(self, versions: Sequence[int]) -> None:
+        """See that the maps of versions are those that were sealed; of an image that is encrypted as a whole.
+
+        Raises :class:`~sqlimage.errors.DamagedError`.
+        """
+        with translated(self.path):
+            sealed = self.sealed
+            if sealed is None:
+                name = unlocking.identity(self.path, self.connection)
+                sealed = SealedStreams(self.path, self.connection, self.vault(), name, tables=False)
+            sealed.check_maps(versions)
+
     def seal(self) -> None:
         """Seal what the transaction changed in the streams that only holders of the key read."""
         if self.sealed:
@@ -314,7 +326,7 @@ def recover(path: str) -> bool:
     path = os.path.realpath(path)
     had_journal = os.path.exists(path + "-journal")
     if had_journal:
-        database = Database.open(path, writable=True)
+        database = Database.open(path, writable=True, structure_only=True)
         try:
             database.run("BEGIN EXCLUSIVE")
             try:
@@ -333,7 +345,7 @@ def recover(path: str) -> bool:
         return had_journal
     lock = WriterLock(path, "recovering it")
     try:
-        database = Database.open(path, writable=True)
+        database = Database.open(path, writable=True, structure_only=True)
         try:
             database.end_log()
         finally:

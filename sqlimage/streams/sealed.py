@@ -7,6 +7,7 @@ memory, which every statement finds first. Whatever a transaction changes there 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -32,7 +33,12 @@ HIDDEN = ("label", "partition_scheme", "disk_id", "source")
 _BY_VERSION = tuple(table for table in TABLES if table != "audit")
 IN_MEMORY = "PRAGMA temp_store = MEMORY"
 """What is told of a volume is nothing to leave in other files; to be run before anything temporary is made."""
-_AUDIT, _MANIFEST = "audit", "manifest"
+_AUDIT, _MANIFEST, _MAP = "audit", "manifest", "map"
+_EVERY_RECORD = (
+    "SELECT start_cluster, end_cluster, data.digest, data_offset FROM main.cluster_map "
+    "LEFT JOIN main.data ON data.id = cluster_map.data WHERE version = ? ORDER BY start_cluster"
+)
+_EVERY_RUN = "SELECT start_cluster, end_cluster FROM main.bitmap WHERE version = ? ORDER BY start_cluster"
 _PART_BYTES = 4 << 20
 """About how much text becomes a part."""
 _MOST_PART_BYTES = 64 << 20
@@ -46,7 +52,10 @@ class SealedStreams:
     """The sealed streams of one connection. Raises :class:`~sqlimage.errors.DamagedError` where a part is not what was
     sealed, and :class:`~sqlimage.errors.FormatError` where parts do not belong together."""
 
-    def __init__(self, path: str, connection: apsw.Connection, vault: Vault, identity: str) -> None:
+    def __init__(
+        self, path: str, connection: apsw.Connection, vault: Vault, identity: str, *, tables: bool = True
+    ) -> None:
+        """``tables``: whether they are made; without them only maps can be checked."""
         self._path = path
         self._connection = connection
         self._vault = vault
@@ -56,19 +65,25 @@ class SealedStreams:
         """The generation in which each part was sealed, by stream and version."""
         self._audit_sealed = 0
         """The last row of the audit trail that is sealed."""
-        self._before: tuple[int, dict[tuple[str, int], list[int]], int] | None = None
-        """What the three were before the latest transaction."""
-        self._make_tables()
+        self._maps: dict[int, str] = {}
+        """A digest of map and bitmap of each version that is sealed."""
+        self._before: tuple[int, dict[tuple[str, int], list[int]], int, dict[int, str]] | None = None
+        """What these were before the latest transaction."""
+        if tables:
+            self._make_tables()
 
     def _make_tables(self) -> None:
         run = self._connection.execute
         for statement in schema.temporary_sql((*TABLES, "fixup")):
             run(statement)
         run("CREATE TEMP TABLE unsealed (stream TEXT, version INTEGER, PRIMARY KEY (stream, version)) WITHOUT ROWID")
-        for table in _BY_VERSION:
+        watched = [(f"temp.{table}", table) for table in _BY_VERSION]
+        watched += [(f"main.{table}", _MAP) for table in ("cluster_map", "bitmap")]
+        for table, stream in watched:
             for action, rows in (("INSERT", ["NEW"]), ("UPDATE", ["OLD", "NEW"]), ("DELETE", ["OLD"])):
-                told = "; ".join(f"INSERT OR IGNORE INTO unsealed VALUES ('{table}', {row}.version)" for row in rows)
-                run(f"CREATE TEMP TRIGGER {table}_{action.lower()} AFTER {action} ON temp.{table} BEGIN {told}; END")
+                told = "; ".join(f"INSERT OR IGNORE INTO unsealed VALUES ('{stream}', {row}.version)" for row in rows)
+                name = f"{table.partition('.')[2]}_{action.lower()}"
+                run(f"CREATE TEMP TRIGGER {name} AFTER {action} ON {table} BEGIN {told}; END")
 
     def load(self) -> None:
         """Fill the tables with what the file holds."""
@@ -82,6 +97,7 @@ class SealedStreams:
 
     def _load(self, manifest: Any) -> None:
         self._generation = int(manifest["generation"])
+        self._maps = self._maps_of(manifest)
         for stream, version, generations in manifest["parts"]:
             if stream not in TABLES:
                 raise ValueError
@@ -113,10 +129,14 @@ class SealedStreams:
             self._generation,
             {place: list(parts) for place, parts in self._parts.items()},
             self._audit_sealed,
+            dict(self._maps),
         )
         self._generation += 1
         for stream, version in changed:
-            self._seal(stream, version, f"version = {version}", 0)
+            if stream != _MAP:
+                self._seal(stream, version, f"version = {version}", 0)
+        for version in {version for stream, version in changed if stream in (_MAP, "control")}:
+            self._note_map(version)
         if last != self._audit_sealed:
             self._seal_audit(last)
         if any(stream == "control" for stream, _ in changed):
@@ -124,6 +144,7 @@ class SealedStreams:
         told = {
             "generation": self._generation,
             "parts": [[*place, generations] for place, generations in sorted(self._parts.items())],
+            "maps": sorted(self._maps.items()),
         }
         self._write(_MANIFEST, 0, 0, 0, told)
         run("DELETE FROM temp.unsealed")
@@ -131,8 +152,15 @@ class SealedStreams:
     def roll_back(self) -> None:
         """After the transaction in which :meth:`store` was called was taken back."""
         if self._before:
-            self._generation, self._parts, self._audit_sealed = self._before
+            self._generation, self._parts, self._audit_sealed, self._maps = self._before
             self._before = None
+
+    def _note_map(self, version: int) -> None:
+        """What the map of a version is, once it changes no more."""
+        if self._rows(f"SELECT state FROM temp.control WHERE version = {version}") == [("sealed",)]:
+            self._maps[version] = map_digest(self._connection, version)
+        else:
+            self._maps.pop(version, None)
 
     def _seal(self, stream: str, version: int, where: str, first: int) -> None:
         """The rows of a stream of one version, in parts from number ``first`` on; those that were there go."""
@@ -169,6 +197,30 @@ class SealedStreams:
             "WHERE version IN (SELECT version FROM temp.unsealed WHERE stream = 'control')"
         )
 
+    def check_maps(self, versions: Sequence[int]) -> None:
+        """Raise :class:`~sqlimage.errors.DamagedError` where a version's map or bitmap is not what was sealed."""
+        begins = not self._connection.in_transaction
+        if begins:  # list and maps as they were at one time
+            self._connection.execute("BEGIN")
+        try:
+            maps = self._maps_of(self._part(_MANIFEST, 0, 0, 0))
+            for version in versions:
+                is_open = self._rows(f"SELECT state FROM main.control WHERE version = {int(version)}") == [("open",)]
+                if version in maps or not is_open:
+                    self._check_map(version, maps.get(version))
+        except (TypeError, KeyError, ValueError, AttributeError):
+            raise FormatError(f"{self._path}: the list of its sealed streams is not of the form it should be") from None
+        finally:
+            if begins:
+                self._connection.execute("COMMIT")
+
+    def _check_map(self, version: int, expected: str | None) -> None:
+        if map_digest(self._connection, version) != expected:
+            raise DamagedError(f"{self._path}: the cluster map of version {version} is not the one that was sealed")
+
+    def _maps_of(self, manifest: Any) -> dict[int, str]:
+        return {int(version): str(digest) for version, digest in manifest["maps"]}
+
     def _write(self, stream: str, version: int, part: int, generation: int, told: object) -> None:
         text = json.dumps(told, default=_blob, separators=(",", ":"), ensure_ascii=False).encode()
         packed = zstandard.ZstdCompressor(level=_LEVEL).compress(text)
@@ -204,6 +256,17 @@ class SealedStreams:
 
     def _columns(self, table: str) -> list[str]:
         return [row[1] for row in self._connection.execute(f"PRAGMA main.table_info({table})")]
+
+
+def map_digest(connection: apsw.Connection, version: int) -> str:
+    """SHA-256 of which content backs which clusters of a version, and which are allocated: a line for each row."""
+    hashed = hashlib.sha256()
+    for first, after, name, offset in connection.execute(_EVERY_RECORD, [version]):
+        told = name.hex() if isinstance(name, bytes) else "-"
+        hashed.update(f"{first} {after} {told} {offset}\n".encode())
+    for first, after in connection.execute(_EVERY_RUN, [version]):
+        hashed.update(f"{first} {after}\n".encode())
+    return hashed.hexdigest()
 
 
 def _batches(rows: Iterable[Sequence[Value]]) -> Iterator[list[Sequence[Value]]]:

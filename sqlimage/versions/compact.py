@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from sqlimage.codec.chunk import ChunkFlag, encode, name_of
 from sqlimage.codec.vault import Vault
 from sqlimage.errors import DamagedError
-from sqlimage.image.chunks import Cache, ChunkCache, connect
-from sqlimage.image.lineage import Lineage
+from sqlimage.image.chunks import Cache, ChunkCache, Connections
 from sqlimage.image.writing import give_back_space, writing
 from sqlimage.streams import arrangement, audit, control, data
 from sqlimage.streams.cluster_map import MapRecord
@@ -200,8 +199,7 @@ def _in_steps(records: list[MapRecord], unit: int) -> Iterator[list[MapRecord]]:
 def _recut_records(database: Database, version: Control, records: list[MapRecord]) -> int:
     """Put what records name into new, whole chunks, and have them name those; how many chunks there are now."""
     unit, made = version.bytes_per_cluster, 0
-    lineage = Lineage(database, version)
-    connections = connect(lineage)
+    connections = [Connections(database, arrangement.read(database))]
     chunks = ChunkCache(connections, Cache(memory_bytes=2 * _STEP_BYTES))
     try:
         parts: list[bytes] = []
