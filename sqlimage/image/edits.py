@@ -49,6 +49,7 @@ def begin(
         try:
             found = control.find_version(database, version)
             resolve(database, found, search).close()
+            database.vault_or_none()  # who cannot write what is encrypted does not begin
             database.use_log()
             if into is None:
                 with database.transaction():

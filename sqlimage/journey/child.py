@@ -21,7 +21,7 @@ from sqlimage.image.lineage import resolve
 from sqlimage.image.medium import Medium
 from sqlimage.image.uncommitted import Ancestors
 from sqlimage.journey.encode import Encoded, Encoder, NewChunk, Record
-from sqlimage.journey.jobs import NOBODY, About, Job, Piece, Window
+from sqlimage.journey.jobs import NOBODY, About, Encrypt, Job, Piece, Window
 from sqlimage.journey.moved import Donors, Reference
 from sqlimage.journey.plan import Plan, VolumeContents
 from sqlimage.journey.pour import pour
@@ -163,11 +163,11 @@ class ChildCapture:
         finally:
             donors.close()
         leftover = changed.intersect(self._plan.leftover)
-        for runs, is_secret in (
-            (leftover.intersect(self._plan.secret), True),
-            (leftover.subtract(self._plan.secret), False),
+        for runs, encrypt in (
+            (leftover.intersect(self._plan.secret), Encrypt.ALL),
+            (leftover.subtract(self._plan.secret), Encrypt.NOTHING),
         ):
-            kept += [(start, [(0, start, count)], NOBODY._replace(encrypt=is_secret)) for start, count in runs]
+            kept += [(start, [(0, start, count)], NOBODY._replace(encrypt=encrypt)) for start, count in runs]
         kept.sort(key=lambda one: one[0])
         return kept
 

@@ -20,9 +20,9 @@ import numpy as np
 from sqlimage.codec.chunk import digest, encode, name_of
 from sqlimage.codec.vault import Vault
 from sqlimage.device import BlockDevice
-from sqlimage.extent import Runs
+from sqlimage.extent import Runs, overlaps
 from sqlimage.image.holding import Held
-from sqlimage.journey.jobs import Item, Job, Key, Pack, Piece, Slab
+from sqlimage.journey.jobs import Encrypt, Item, Job, Key, Pack, Piece, Slab
 
 SMALLEST_HOLE_BYTES = 4096
 """Shorter stretches of zero clusters stay in their chunk: a map record costs more than they do once compressed."""
@@ -100,7 +100,6 @@ class Encoder:
         self._held = held
         self._vault = vault
         self._secret = secret if vault is not None and secret is not None else Runs.empty()
-        self._secret_end = self._secret.end
         self._chunks: dict[bytes, int] = {}
         self._smalls: dict[tuple[bytes, int, bool], tuple[int, int]] = {}
         self._local = threading.local()
@@ -227,43 +226,62 @@ class Encoder:
         return digest(content), item.clusters
 
     def _slab(self, job: Slab, buffer: memoryview, used: bytes, result: Encoded) -> None:
-        unit = self._unit
         places = [piece[0] for piece in job.pieces]
         for low in range(0, job.clusters, self._chunk_clusters):
             high = min(low + self._chunk_clusters, job.clusters)
             stretches = self._used_stretches(used, low, high)
             if not stretches:
-                result.zero_bytes += (high - low) * unit
-                continue
-            parts = [buffer[a * unit : b * unit] for a, b in stretches]
-            whole = parts[0] if len(parts) == 1 else b"".join(parts)
-            vault = self._vault if job.encrypt and self._is_secret(job.pieces, places, low, high) else None
-            name = name_of(whole, vault)
-            data, is_new = self._claim(name)
-            if is_new:
-                self._encode(data, name, whole, job.store, vault, result)
+                result.zero_bytes += (high - low) * self._unit
+            elif job.encrypt == Encrypt.PARTS:
+                secret, plain = self._divided(job.pieces, stretches)
+                self._chunk(job, buffer, places, secret, self._vault, result)
+                self._chunk(job, buffer, places, plain, None, result)
             else:
-                result.repeated_bytes += len(whole)
-            offset = 0
-            for a, b in stretches:
-                self._map(job.pieces, places, a, b, data, offset, result)
-                offset += (b - a) * unit
+                vault = self._vault if job.encrypt == Encrypt.ALL else None
+                self._chunk(job, buffer, places, stretches, vault, result)
         if job.chain:
             whole_digest = job.chain.feed(job.turn, job.offset_bytes, buffer, last=job.last)
             if whole_digest:
                 result.digests.append((job.chain.key, whole_digest))
 
-    def _is_secret(self, pieces: list[Piece], places: list[int], low: int, high: int) -> bool:
-        """Whether any of the buffer's clusters ``low .. high`` is to be encrypted."""
-        for index in range(max(0, bisect_right(places, low) - 1), len(pieces)):
-            place, start, count = pieces[index]
-            if place >= high:
-                break
-            first, after = start + max(low - place, 0), start + min(high - place, count)
-            met = int(np.searchsorted(self._secret_end, first, side="right"))
-            if first < after and met < len(self._secret) and self._secret.start[met] < after:
-                return True
-        return False
+    def _chunk(
+        self,
+        job: Slab,
+        buffer: memoryview,
+        places: list[int],
+        stretches: list[tuple[int, int]],
+        vault: Vault | None,
+        result: Encoded,
+    ) -> None:
+        """Stretches of the buffer, as one chunk."""
+        if not stretches:
+            return
+        unit = self._unit
+        parts = [buffer[a * unit : b * unit] for a, b in stretches]
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        name = name_of(whole, vault)
+        data, is_new = self._claim(name)
+        if is_new:
+            self._encode(data, name, whole, job.store, vault, result)
+        else:
+            result.repeated_bytes += len(whole)
+        offset = 0
+        for a, b in stretches:
+            self._map(job.pieces, places, a, b, data, offset, result)
+            offset += (b - a) * unit
+
+    def _divided(
+        self, pieces: list[Piece], stretches: list[tuple[int, int]]
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Stretches of the buffer that are secret, and those that are not."""
+        place, start, count = np.array(pieces, dtype=np.int64).T
+        met = overlaps(start, count, self._secret.start, self._secret.length)
+        secret = Runs.of(zip((place[met.a] + met.into_a).tolist(), met.length.tolist(), strict=True))
+        every = Runs.of((a, b - a) for a, b in stretches)
+        return (
+            [(a, a + length) for a, length in every.intersect(secret)],
+            [(a, a + length) for a, length in every.subtract(secret)],
+        )
 
     def _claim(self, name: bytes) -> tuple[int, bool]:
         """The number of the chunk with this digest, and whether it is the caller's to make."""

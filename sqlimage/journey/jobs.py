@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,15 @@ Piece = tuple[int, int, int]
 
 Key = tuple[int, int]
 """A content: its volume, and its row in the contents of that volume."""
+
+
+class Encrypt(IntEnum):
+    """How much of a content is to be encrypted."""
+
+    NOTHING = 0
+    PARTS = 1
+    """Those clusters that are secret: a file of records may hold contents of other files."""
+    ALL = 2
 
 
 class Item(NamedTuple):
@@ -64,8 +74,7 @@ class Slab:
     pieces: list[Piece]
     clusters: int
     store: bool
-    encrypt: bool
-    """Whether any of the content is to be encrypted."""
+    encrypt: Encrypt
     offset_bytes: int
     """Where the slab begins in its content."""
     chain: DigestChain | None
@@ -86,11 +95,10 @@ class About(NamedTuple):
     valid_bytes: int
     digested: bool
     store: bool
-    encrypt: bool
-    """Whether any of it is to be encrypted."""
+    encrypt: Encrypt
 
 
-NOBODY = About(None, "", 0, 0, False, False, False)
+NOBODY = About(None, "", 0, 0, False, False, Encrypt.NOTHING)
 """Clusters that belong to no file."""
 
 
@@ -109,9 +117,11 @@ class Window:
         return len(self._small) + len(self._large)
 
     def add(self, pieces: list[Piece], about: About) -> None:
-        """Take a content: shorter than a chunk and without holes, it will be packed; else it is cut."""
+        """Take a content: shorter than a chunk and without holes, it will be packed; else it is cut, as is what is
+        encrypted in parts."""
         clusters = sum(piece[2] for piece in pieces)
-        if clusters <= self._chunk_clusters and pieces[-1][0] + pieces[-1][2] == clusters:
+        is_whole = pieces[-1][0] + pieces[-1][2] == clusters and about.encrypt != Encrypt.PARTS
+        if clusters <= self._chunk_clusters and is_whole:
             self._small.append((about, pieces, clusters))
             self.small_clusters += clusters
         else:
@@ -145,11 +155,12 @@ class Window:
         self._small.sort(key=lambda small: (small[0].store, small[0].encrypt, _kin(small[0].path)))
         pack = Pack(False)
         for about, pieces, clusters in self._small:
-            is_alike = about.store == pack.store and about.encrypt == pack.encrypt
+            is_secret = about.encrypt == Encrypt.ALL
+            is_alike = about.store == pack.store and is_secret == pack.encrypt
             if pack.clusters + clusters > self._chunk_clusters or not is_alike:
                 if pack.items:
                     yield pack
-                pack = Pack(about.store, about.encrypt)
+                pack = Pack(about.store, is_secret)
             pack.add(about.key, pieces, (about.size_bytes, about.valid_bytes, about.digested))
         if pack.items:
             yield pack

@@ -16,7 +16,7 @@ from sqlimage.extent import Int64s, Runs, overlaps
 from sqlimage.filesystem.contract import ContentFlag
 from sqlimage.image.medium import Medium, SourceVolume
 from sqlimage.image.secrecy import matching
-from sqlimage.journey.jobs import NOBODY, About, Job, Piece, Window
+from sqlimage.journey.jobs import NOBODY, About, Encrypt, Job, Piece, Window
 from sqlimage.journey.presets import Preset
 
 _MOST_IN_WINDOW = 100_000
@@ -50,7 +50,7 @@ class Plan:
         met = overlaps(self.leftover.start, self.leftover.length, self.secret.start, self.secret.length).a
         nobody = [NOBODY] * len(self.leftover)
         for n in met.tolist():
-            nobody[n] = NOBODY._replace(encrypt=True)
+            nobody[n] = NOBODY._replace(encrypt=Encrypt.PARTS)
         for group, n in self._in_disk_order():
             if group == len(self.contents):
                 start, length = int(self.leftover.start[n]), int(self.leftover.length[n])
@@ -91,8 +91,7 @@ class VolumeContents:
     valid_bytes: list[int]
     digested: list[bool]
     store: list[bool]
-    encrypt: list[bool]
-    """Whether any of it is to be encrypted."""
+    encrypt: list[Encrypt]
     path: list[str]
     """A name of each; empty where it has none."""
 
@@ -187,8 +186,9 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str], secret: Run
     stored = matching(volume, store)
     digested &= ~np.isin(rows, list(volume.undigested))
     touching = overlaps(start, count, secret.start, secret.length)
-    is_secret = np.zeros(len(table), dtype=np.bool_)
-    is_secret[owner[touching.a]] = True
+    is_secret = np.bincount(owner[touching.a], touching.length, minlength=len(table))[rows]
+    clusters = np.bincount(owner, count, minlength=len(table))[rows]
+    encrypt = np.where(is_secret == 0, Encrypt.NOTHING, np.where(is_secret < clusters, Encrypt.PARTS, Encrypt.ALL))
     named = np.flatnonzero(volume.scan.entries.content >= 0)
     name_of = np.full(len(table), -1, dtype=np.int64)
     name_of[volume.scan.entries.content[named]] = named
@@ -205,6 +205,6 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str], secret: Run
         table.valid_bytes[rows].tolist(),
         digested.tolist(),
         [row in stored for row in rows.tolist()] if stored else [False] * len(rows),
-        is_secret[rows].tolist(),
+        [Encrypt(number) for number in encrypt.tolist()],
         [paths[n] if n >= 0 else "" for n in name_of[rows].tolist()],
     )
