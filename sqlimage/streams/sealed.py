@@ -81,7 +81,12 @@ class SealedStreams:
         watched += [(f"main.{table}", _MAP) for table in ("cluster_map", "bitmap")]
         for table, stream in watched:
             for action, rows in (("INSERT", ["NEW"]), ("UPDATE", ["OLD", "NEW"]), ("DELETE", ["OLD"])):
-                told = "; ".join(f"INSERT OR IGNORE INTO unsealed VALUES ('{stream}', {row}.version)" for row in rows)
+                # Not OR IGNORE: in a trigger, what the statement that fires it says of conflicts is what counts.
+                told = "; ".join(
+                    f"INSERT INTO unsealed SELECT '{stream}', {row}.version WHERE NOT EXISTS (SELECT 1 FROM unsealed "
+                    f"WHERE stream = '{stream}' AND version = {row}.version)"
+                    for row in rows
+                )
                 name = f"{table.partition('.')[2]}_{action.lower()}"
                 run(f"CREATE TEMP TRIGGER {name} AFTER {action} ON {table} BEGIN {told}; END")
 
