@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from sqlimage.codec import slots
 from sqlimage.codec.slots import KeySlot, SlotProblem
 from sqlimage.codec.vault import Vault
 from sqlimage.codec.ways import Way, slot_for
-from sqlimage.errors import FormatError, NotFoundError, RefusedError, UsageError
+from sqlimage.errors import FormatError, LockedError, NotFoundError, RefusedError, UsageError
 from sqlimage.image.writing import writing
 from sqlimage.streams import audit, unlocking
 from sqlimage.streams.database import Database, translated
@@ -27,6 +27,20 @@ class SlotInfo:
     kind: str
     detail: str
     """A recipient's public key in hexadecimal; what Argon2id takes."""
+
+
+def unlock(image: str | os.PathLike[str]) -> None:
+    """Have the key of an image at hand for this process and those it forks; nothing where nothing is encrypted.
+
+    Raises :class:`~sqlimage.errors.LockedError` where none of the keys that were given opens an image that is encrypted
+    as a whole; of one that is encrypted in parts the rest may be all that is wanted.
+    """
+    with Database.open(image, structure_only=True) as database:
+        if database.is_sealed:
+            database.vault()
+        elif database.key_id is not None:
+            with suppress(LockedError):
+                database.vault()
 
 
 def list_slots(image: str | os.PathLike[str]) -> list[SlotInfo]:
