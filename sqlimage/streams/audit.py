@@ -9,7 +9,8 @@ import os
 import socket
 from dataclasses import dataclass
 
-from sqlimage.streams.database import Database, typed
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import typed
 from sqlimage.units import now
 
 FIRST_PREVIOUS = bytes(32)

@@ -18,9 +18,10 @@ from sqlimage.image.soundness import broken_records
 from sqlimage.image.writing import writing
 from sqlimage.streams import audit, control, data, unlocking
 from sqlimage.streams.control import Control
-from sqlimage.streams.database import Database, translated
+from sqlimage.streams.database import Database
 from sqlimage.streams.keys import Keys
 from sqlimage.streams.sealed import TABLES as SEALED
+from sqlimage.streams.translation import translated
 from sqlimage.streams.writer import holder
 from sqlimage.tool import TOOL
 from sqlimage.versions.removal import refuse_open
