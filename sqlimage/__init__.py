@@ -31,6 +31,7 @@ from sqlimage.tool import VERSION as __version__
 if TYPE_CHECKING:
     from sqlimage.boot import Machine
     from sqlimage.catalog import Found, find
+    from sqlimage.codec.ed25519 import SigningKey, read_public_key
     from sqlimage.device import BlockDevice, DeviceExtent, WritableDevice
     from sqlimage.filesystem.contract import Content, read_all
     from sqlimage.fixup import Fixup
@@ -74,12 +75,15 @@ if TYPE_CHECKING:
     from sqlimage.versions.merge import MergedVersion, MergeReport, merge
     from sqlimage.versions.prune import PruneReport, prune
     from sqlimage.versions.rebase import RebaseReport, rebase
+    from sqlimage.versions.sign import SignedVersion, SignReport, sign
     from sqlimage.versions.squash import SquashReport, squash
     from sqlimage.versions.tree import Branch, Descendant, Tree, version_tree
+    from sqlimage.versions.trust import TrustReport, ValidSignature, verify_signatures
 
 # Where each name lives. They are imported when first asked for: numpy alone costs more than most commands.
 _HOMES = {
     "catalog": ("Found", "find"),
+    "codec.ed25519": ("SigningKey", "read_public_key"),
     "device": ("BlockDevice", "DeviceExtent", "WritableDevice"),
     "filesystem.contract": ("Content", "read_all"),
     "boot": ("Machine",),
@@ -123,8 +127,10 @@ _HOMES = {
     "versions.merge": ("MergeReport", "MergedVersion", "merge"),
     "versions.prune": ("PruneReport", "prune"),
     "versions.rebase": ("RebaseReport", "rebase"),
+    "versions.sign": ("SignReport", "SignedVersion", "sign"),
     "versions.squash": ("SquashReport", "squash"),
     "versions.tree": ("Branch", "Descendant", "Tree", "version_tree"),
+    "versions.trust": ("TrustReport", "ValidSignature", "verify_signatures"),
 }
 _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}
 _HOME_OF["parse_property"] = ("streams.properties", "parse")
@@ -180,12 +186,17 @@ __all__ = [
     "RebaseReport",
     "RefusedError",
     "RestoreReport",
+    "SignReport",
+    "SignedVersion",
+    "SigningKey",
     "SqlimageError",
     "SquashReport",
     "TlsSettings",
     "Tree",
+    "TrustReport",
     "Unfinished",
     "UsageError",
+    "ValidSignature",
     "VerifyReport",
     "Version",
     "Volume",
@@ -215,14 +226,17 @@ __all__ = [
     "prune",
     "read_all",
     "read_partition_table",
+    "read_public_key",
     "rebase",
     "recover",
     "restore",
     "serve",
+    "sign",
     "squash",
     "unmount",
     "verify",
     "verify_files",
+    "verify_signatures",
     "version_tree",
 ]
 

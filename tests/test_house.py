@@ -60,6 +60,7 @@ COMMANDS = (
     "rebase",
     "flatten",
     "compact",
+    "sign",
 )
 
 
