@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,10 +84,18 @@ class _Checking:
         self._valid: list[ValidSignature] = []
         self._problems: list[list[Problem]] = []
         self._notes: list[str] = []
+        self._why: dict[bytes, str] = {}
+        """By digest of an ancestor, what is known of why it is not what was signed."""
+        self._elsewhere: set[str] = set()
+        """Other files that hold ancestors of what is validly signed."""
 
     def report(self) -> TrustReport:
         problems = tuple(problem for found in reversed(self._problems) for problem in found)
-        return TrustReport(tuple(reversed(self._valid)), problems, tuple(reversed(self._notes)))
+        notes = [
+            f"{path}: holds ancestors; their rows are covered, and verifying that file checks the bytes of its contents"
+            for path in sorted(self._elsewhere)
+        ]
+        return TrustReport(tuple(reversed(self._valid)), problems, (*reversed(self._notes), *notes))
 
     @cached_property
     def _sound_until(self) -> int:
@@ -124,6 +133,7 @@ class _Checking:
                 statement = Statement.parse(row.statement)
                 self._valid.append(ValidSignature(number, version.uuid, row.public_key, statement.at, statement.digest))
                 self._note_merge(version, statement)
+                self._note_files(version)
         if all(findings):
             self._problems.append([Problem(f"version {number}: {what}") for what in findings[0]])
         else:
@@ -168,18 +178,27 @@ class _Checking:
             yield f"its parent {uuid} in {found.parent.path} is not the one that was signed at {statement.at}{why}"
 
     def _why_unlike(self, above: Fingerprint | None) -> str:
-        """What signatures of the ancestors themselves, if there are any, tell of what differs."""
-        while above is not None:
-            with Database.open(above.path) as database:
-                rows = [row for row in signature.of(database, above.control.uuid) if row.public_key in self._trusted]
-            for row in rows:
-                try:
-                    told = list(_unlike(_stated(row, above.control.uuid), above))
-                except FormatError:
-                    continue
-                if told:
-                    return f" (of {above.control.uuid} {told[0]})"
-            above = above.parent
+        """What signatures of an ancestor, or of its own ancestors, tell of what differs, if there are any."""
+        passed: list[Fingerprint] = []
+        why, one = "", above
+        while one is not None and not why:
+            if one.digest in self._why:
+                why = self._why[one.digest]
+                break
+            passed.append(one)
+            why, one = self._told_of(one), one.parent
+        self._why |= dict.fromkeys((each.digest for each in passed), why)
+        return why
+
+    def _told_of(self, ancestor: Fingerprint) -> str:
+        """Which part of an ancestor is not what a signature of its own says."""
+        with Database.open(ancestor.path) as database:
+            rows = signature.of(database, ancestor.control.uuid)
+        for row in rows:
+            if row.public_key in self._trusted:
+                with suppress(FormatError):
+                    for what in _unlike(_stated(row, ancestor.control.uuid), ancestor):
+                        return f" (of {ancestor.control.uuid} {what})"
         return ""
 
     def _is_labelled(self, label: str | None, signed: bytes) -> bool:
@@ -219,6 +238,13 @@ class _Checking:
                 f"version {version.version}: was signed in another file and merged; of the audit trail the rows about "
                 "it are covered, others only once it is signed here"
             )
+
+    def _note_files(self, version: Control) -> None:
+        one: Fingerprint | None = self._fingerprints.of(self._database, version)
+        while one is not None:
+            if one.path != self._database.path:
+                self._elsewhere.add(one.path)
+            one = one.parent
 
 
 def _stated(row: SignatureRow, uuid: str) -> Statement:
