@@ -23,7 +23,7 @@ from sqlimage.versions.statement import Statement
 _NAMES = {
     "control": "the control row",
     "volume": "the volume table",
-    "cluster_map": "the cluster map, or a content that it names,",
+    "cluster_map": "the cluster map or a content in it",
     "bitmap": "the bitmap",
     "file": "the file table",
     "extent": "the extent table",
@@ -151,12 +151,13 @@ class _Checking:
             yield problem.message
             return
         found = self._fingerprints.of(self._database, version)
-        if unlike := list(_unlike(statement, found)):
-            since = self._changed_since(version, statement)
-            yield from (f"{what}{since}" for what in unlike)
-        elif found.digest != statement.digest:
+        unlike = list(_unlike(statement, found))
+        since = self._changed_since(version, statement) if unlike else ""
+        yield from (f"{what} differs from what was signed at {statement.at}{since}" for what in unlike)
+        above = list(self._unlike_above(statement, found))
+        yield from above
+        if found.digest != statement.digest and not unlike and not above:
             yield f"is not what was signed at {statement.at}"
-        yield from self._unlike_above(statement, found)
         if not self._is_labelled(version.label, statement.label):
             yield f"its label {version.label!r} is not the one that was signed at {statement.at}"
         yield from self._unlike_audit(version, statement)
@@ -198,7 +199,7 @@ class _Checking:
             if row.public_key in self._trusted:
                 with suppress(FormatError):
                     for what in _unlike(_stated(row, ancestor.control.uuid), ancestor):
-                        return f" (of {ancestor.control.uuid} {what})"
+                        return f": {what} of {ancestor.control.uuid} differs"
         return ""
 
     def _is_labelled(self, label: str | None, signed: bytes) -> bool:
@@ -261,4 +262,4 @@ def _unlike(statement: Statement, found: Fingerprint) -> Iterator[str]:
     """The parts of a version itself that differ from what was signed."""
     for name, digest in found.parts.items():
         if statement.parts[name] != digest:
-            yield f"{_NAMES[name]} differs from what was signed at {statement.at}"
+            yield _NAMES[name]
