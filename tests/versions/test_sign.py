@@ -110,7 +110,8 @@ def test_a_row_that_was_changed_is_found_and_named(
     touched_label = "label" in statement
     if version == 1 and not touched_label:  # what builds on it has changed with it
         assert any("version 2: its parent" in what and "is not the one that was signed" in what for what in found)
-        assert any(says in what for what in problems(copy, version="2"))
+        part = says.removesuffix(" differs")
+        assert any(f"{part} of " in what for what in problems(copy, version="2"))
     else:
         assert all(what.startswith(f"version {version}:") for what in found)
     done = run_tool("verify", copy, "--trust", KEY.public.hex())
@@ -291,8 +292,7 @@ def test_only_a_key_that_is_trusted_counts_and_any_of_several_will_do(image: Pat
     sqlimage.sign(copy, OTHER)
     assert problems(copy, KEY) == []
     assert problems(copy, OTHER, version="second") == []
-    with pytest.raises(AssertionError):
-        assert problems(copy, OTHER) == []
+    assert [what for what in problems(copy, OTHER) if not what.startswith("version 1: is not signed")] == []
 
 
 def test_a_signature_that_no_longer_holds_is_told_beside_one_that_does(image: Path, tmp_path: Path) -> None:
