@@ -151,13 +151,11 @@ class _Checking:
             yield problem.message
             return
         found = self._fingerprints.of(self._database, version)
-        unlike = list(_unlike(statement, found))
-        since = self._changed_since(version, statement) if unlike else ""
-        yield from (f"{what} differs from what was signed at {statement.at}{since}" for what in unlike)
-        above = list(self._unlike_above(statement, found))
-        yield from above
-        if found.digest != statement.digest and not unlike and not above:
-            yield f"is not what was signed at {statement.at}"
+        if found.digest != statement.digest:
+            since = self._changed_since(version, statement)
+            unlike = [f"{what} differs from what was signed at {statement.at}" for what in _unlike(statement, found)]
+            unlike += self._unlike_above(statement, found)
+            yield from (f"{what}{since}" for what in unlike or [f"is not what was signed at {statement.at}"])
         if not self._is_labelled(version.label, statement.label):
             yield f"its label {version.label!r} is not the one that was signed at {statement.at}"
         yield from self._unlike_audit(version, statement)

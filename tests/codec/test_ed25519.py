@@ -1,4 +1,4 @@
-"""Keys as others make them: OpenSSL and OpenSSH, with a passphrase or without; what is no such key is told in one line."""
+"""Keys as OpenSSL and OpenSSH make them, with a passphrase or without; what is no such key is told in one line."""
 
 from __future__ import annotations
 
@@ -22,22 +22,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("keys")
     for name, more in (("pem", ()), ("pem-locked", ("-aes256", "-pass", f"pass:{PASSPHRASE}"))):
         run("openssl", "genpkey", "-algorithm", "ed25519", *more, "-out", place / name)
-        run(
-            "openssl",
-            "pkey",
-            "-in",
-            place / name,
-            "-passin",
-            f"pass:{PASSPHRASE}",
-            "-pubout",
-            "-out",
-            f"{place / name}.pub",
-        )
-    for name, passphrase, kind in (
-        ("ssh", "", "ed25519"),
-        ("ssh-locked", PASSPHRASE, "ed25519"),
-        ("ssh-rsa", "", "rsa"),
-    ):
+        opened = ("-in", place / name, "-passin", f"pass:{PASSPHRASE}")
+        run("openssl", "pkey", *opened, "-pubout", "-out", place / f"{name}.pub")
+    for name, passphrase in (("ssh", ""), ("ssh-locked", PASSPHRASE), ("ssh-rsa", "")):
+        kind = "rsa" if name == "ssh-rsa" else "ed25519"
         run("ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", place / name)
     run("openssl", "genpkey", "-algorithm", "x25519", "-out", place / "x25519")
     run("openssl", "pkey", "-in", place / "x25519", "-pubout", "-out", place / "x25519.pub")
@@ -67,9 +55,10 @@ def test_a_key_that_others_may_read_says_so(place: Path, tmp_path: Path) -> None
 def test_a_passphrase_is_asked_for_only_where_there_is_one_and_has_to_be_right(place: Path, name: str) -> None:
     with pytest.raises(sqlimage.UsageError, match="is protected by a passphrase"):
         sqlimage.SigningKey.read(place / name)
-    for wrong in (b"wrong", b""):
-        with pytest.raises(sqlimage.UsageError, match="is not its passphrase"):
-            sqlimage.SigningKey.read(place / name, lambda wrong=wrong: wrong)
+    with pytest.raises(sqlimage.UsageError, match="is not its passphrase"):
+        sqlimage.SigningKey.read(place / name, lambda: b"wrong")
+    with pytest.raises(sqlimage.UsageError, match="is not its passphrase"):
+        sqlimage.SigningKey.read(place / name, bytes)
 
     def never() -> bytes:
         raise AssertionError("asked")
