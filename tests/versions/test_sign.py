@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +15,6 @@ from sqlimage.codec.ed25519 import is_signed
 from sqlimage.streams import audit, schema, signature
 from sqlimage.streams.database import Database
 from sqlimage.versions.statement import Statement
-from tests.conftest import run
 from tests.images import noise, run_tool, sample_volume, tool
 from tests.make.signing import KEY, OTHER, by_hand, checked, copied, problems
 
@@ -316,19 +312,6 @@ def test_signing_again_with_the_same_key_replaces_its_signature(image: Path, tmp
     assert len(dump(copy)["signature"]) == 2
 
 
-def test_openssl_verifies_what_is_signed(image: Path, tmp_path: Path) -> None:
-    """With no code of ours: the statement as the sqlite3 shell gives it, the key as 32 bytes in their ASN.1 frame."""
-    sql = "SELECT writefile('s', statement) + writefile('g', signature) + writefile('k', public_key) FROM signature"
-    subprocess.run(["sqlite3", "-readonly", image, f"{sql} LIMIT 1"], cwd=tmp_path, check=True, capture_output=True)
-    frame = bytes.fromhex("302a300506032b6570032100")
-    (tmp_path / "k.der").write_bytes(frame + (tmp_path / "k").read_bytes())
-    verify = ("-verify", "-pubin", "-keyform", "DER", "-inkey", tmp_path / "k.der", "-rawin")
-    done = run("openssl", "pkeyutl", *verify, "-in", tmp_path / "s", "-sigfile", tmp_path / "g")
-    assert b"Verified Successfully" in done.stdout
-    told = json.loads((tmp_path / "s").read_text())
-    assert (told["sqlimage-signature"], told["parent"]) == (1, None)
-
-
 def test_what_is_not_sound_or_not_finished_is_not_signed(image: Path, tmp_path: Path) -> None:
     broken = copied(image, tmp_path, "UPDATE audit SET user = 'x' WHERE id = 1")
     before = dump(broken)
@@ -372,52 +355,3 @@ def test_a_statement_that_is_not_of_the_format_is_told_in_one_line(image: Path, 
         connection.close()
         (found,) = problems(copy, version="golden")
         assert "a statement" in found, found
-
-
-def test_the_command_line_signs_and_proves(tmp_path: Path) -> None:
-    image, key = tmp_path / "i.sqlimage", tmp_path / "key"
-    sqlimage.capture(sqlimage.MemoryDevice(noise("x", 65536)), image, label="golden")
-    made = json.loads(tool("sign", "--new-key", key, "--json"))
-    public = Path(made["public"])
-    told = json.loads(tool("sign", f"{image}@golden", "--key", key, "--message", "for Bob", "--json"))
-    assert told["public_key"] == made["public_key"] and told["versions"][0]["audit_id"] == 2
-    shown = tool("verify", image, "--trust", public)
-    assert f"version 1: is as it was signed at {told['at']} by {made['public_key']}" in shown
-    assert json.loads(tool("verify", image, "--trust", public, "--json"))["signatures"][0]["version"] == 1
-    assert "signatures" not in json.loads(tool("verify", image, "--json"))
-    tool("property", "set", image, "a=1")
-    failed = run_tool("verify", image, "--trust", public)
-    assert failed.returncode == 1
-    assert "the property table differs" in failed.stdout and "audit row 3 tells of a change since" in failed.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        (("sign", "IMAGE"), 2, "no key was named"),
-        (("sign", "--key", "KEY"), 2, "no image was named"),
-        (("sign", "IMAGE@1", "--key", "KEY", "--all"), 2, "exclude each other"),
-        (("sign", "IMAGE@9", "--key", "KEY"), 3, "no version '9'"),
-        (("sign", "IMAGE", "--key", "none"), 3, "no such key file"),
-        (("verify", "IMAGE", "--trust", "none"), 3, "no such key file"),
-        (("verify", "IMAGE", "--trust", "KEY"), 2, "holds a private key"),
-        (("sign", "IMAGE", "--key", "KEY.pub"), 2, "is a public key"),
-        (("sign", "--new-key", "KEY"), 4, "exists already"),
-    ],
-)
-def test_what_cannot_be_done_is_said_in_one_line(
-    image: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
-) -> None:
-    key = tmp_path / "key"
-    sqlimage.SigningKey.make(key)
-    copy, before = shutil.copy(image, tmp_path), image.read_bytes()
-    named = [word.replace("IMAGE", str(copy)).replace("KEY", str(key)) for word in arguments]
-    done = run_tool(*named)
-    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
-    assert says in done.stderr
-    assert Path(copy).read_bytes() == before
-
-
-def test_reports_are_plain_values() -> None:
-    for kind in (sqlimage.SignReport, sqlimage.TrustReport, sqlimage.ValidSignature, sqlimage.SignedVersion):
-        assert dataclasses.is_dataclass(kind)
