@@ -34,6 +34,11 @@ _ADDED_BY_MERGE = re.compile(r"~\d+$")
 _SINCE = "SELECT id, at, action FROM audit WHERE version = ? AND id > ? AND action IN ({}) ORDER BY id DESC LIMIT 1"
 _CHANGING = ("squash", "rebase", "property")
 """Actions by which a sealed version becomes made of something else."""
+_GONE = "SELECT version, action, detail FROM audit WHERE action IN ('prune', 'squash')"
+_SIGNED_AND_GONE = (
+    "SELECT version, max(id) FROM audit WHERE action = 'sign' AND version NOT IN (SELECT version FROM control) "
+    "GROUP BY version ORDER BY version DESC"
+)
 _ABOUT = "SELECT id FROM audit WHERE version = ? ORDER BY id LIMIT 1 OFFSET ?"
 
 
@@ -65,14 +70,17 @@ def verify_signatures(image: Image, trusted: Iterable[bytes], *, version: str | 
 
     What does not hold is reported, not raised.
     """
-    if version is not None:
-        wanted = [control.find_version(image.database, version)]
-    else:
-        wanted = [known for known in control.versions(image.database) if known.state == "sealed"]
     checking = _Checking(image.database, frozenset(trusted), image.search)
-    # The newest first: its ancestors' fingerprints are made on the way.
-    for known in reversed(wanted):
-        checking.check(known)
+    if version is not None:
+        checking.check(control.find_version(image.database, version))
+    else:
+        # The newest first: its ancestors' fingerprints are made on the way.
+        for known in reversed(control.versions(image.database)):
+            if known.state == "sealed" or signature.of(image.database, known.uuid):
+                checking.check(known)
+            else:
+                checking.note(f"version {known.version}: is an edit that is not finished, which nobody can have signed")
+        checking.check_what_is_gone()
     return checking.report()
 
 
@@ -112,6 +120,9 @@ class _Checking:
                 continue
         return found
 
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
     def check(self, version: Control) -> None:
         number = version.version
         try:
@@ -122,8 +133,6 @@ class _Checking:
                 other = f" (it is signed by {by})" if by else ""
                 self._problems.append([Problem(f"version {number}: is not signed by a key that is trusted{other}")])
                 return
-            if version.state != "sealed":
-                raise FormatError("is an edit that is not finished, which nobody can have signed")
             findings = [list(self._examine(version, row)) for row in ours]
         except SqlimageError as problem:
             self._problems.append([Problem(f"version {number}: {problem.message}")])
@@ -142,6 +151,22 @@ class _Checking:
                 for row, found in zip(ours, findings, strict=True)
                 if found
             ]
+
+    def check_what_is_gone(self) -> None:
+        """No version at all is signed, or one was that is not there and of which the trail does not say why."""
+        if not self._valid and not self._problems:
+            self._problems.append([Problem("there is no sealed version, so nothing that is signed")])
+        explained: set[object] = set()
+        try:
+            for version, action, detail in self._database.query(_GONE):
+                explained |= {version} if action == "prune" else _squashed(detail)
+            gone = [row for row in self._database.query(_SIGNED_AND_GONE) if row[0] not in explained]
+        except FormatError as problem:
+            self._problems.insert(0, [Problem(problem.message)])
+            return
+        for version, number in gone:
+            what = f"version {version}: was signed (audit row {number}) and is not there any more"
+            self._problems.insert(0, [Problem(what)])
 
     def _examine(self, version: Control, row: SignatureRow) -> Iterator[str]:
         """What is wrong with a signature of a version."""
@@ -254,6 +279,14 @@ def _stated(row: SignatureRow, uuid: str) -> Statement:
     if statement.version != uuid:
         raise FormatError(f"signature {row.id} is of version {statement.version}")
     return statement
+
+
+def _squashed(detail: str) -> set[object]:
+    """The numbers of the versions that are gone, from an audit row that tells of a squash."""
+    try:
+        return {one["version"] for one in json.loads(detail)["squashed"]}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return set()
 
 
 def _unlike(statement: Statement, found: Fingerprint) -> Iterator[str]:

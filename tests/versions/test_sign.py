@@ -220,12 +220,36 @@ def test_a_version_that_came_in_unsigned_is_told(image: Path, tmp_path: Path) ->
 
 def test_a_version_under_another_number_is_not_the_newest_by_that(image: Path, tmp_path: Path) -> None:
     """A hand that makes the older version the `latest`."""
-    tables = ("control", "volume", "cluster_map", "bitmap", "file", "extent", "property")
     swap = [
-        f"UPDATE {t} SET version = {new} WHERE version = {old}" for old, new in ((1, 9), (2, 1), (9, 2)) for t in tables
+        f"UPDATE {t} SET version = {new} WHERE version = {old}" for old, new in ((1, 9), (2, 1), (9, 2)) for t in TABLES
     ]
     found = problems(copied(image, tmp_path, *swap))
     assert all("the audit rows about it are not those that were signed" in what for what in found) and len(found) == 2
+
+
+TABLES = ("control", "volume", "cluster_map", "bitmap", "file", "extent", "property")
+DROP = tuple(f"DELETE FROM {table} WHERE version = 2" for table in TABLES)
+
+
+def test_a_version_that_is_gone_is_missed_where_the_trail_does_not_say_why(image: Path, tmp_path: Path) -> None:
+    assert problems(copied(image, tmp_path, *DROP, "DELETE FROM signature WHERE id = 2")) == [
+        "version 2: was signed (audit row 6) and is not there any more"
+    ]
+
+
+def test_a_version_that_is_made_to_look_like_an_edit_is_not_passed_over(image: Path, tmp_path: Path) -> None:
+    opened = "UPDATE control SET state = 'open' WHERE version = {}"
+    found = problems(copied(image, tmp_path, opened.format(2)))
+    assert len(found) == 1 and found[0].startswith("version 2: the control row differs")
+    # Without its signature it is an edit as any other: a note says so, and nothing is said to be proved of it.
+    copy = copied(image, tmp_path, opened.format(2), "DELETE FROM signature WHERE id = 2")
+    report = checked(copy)
+    assert [one.version for one in report.signatures] == [1]
+    assert report.notes == ("version 2: is an edit that is not finished, which nobody can have signed",)
+    assert problems(copy, version="2") == ["version 2: is not signed by a key that is trusted"]
+    # And a file of nothing else proves nothing.
+    by_hand(copy, *DROP, opened.format(1), "DELETE FROM signature")
+    assert "there is no sealed version, so nothing that is signed" in problems(copy)
 
 
 @pytest.mark.parametrize(
