@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from typing import Annotated
 
@@ -15,7 +16,6 @@ from .output import message as say
 from .output import print_json, print_pairs, print_table
 
 EXAMPLE = "sqlimage sign laptop.sqlimage --key release"
-_MOST_PASSPHRASE = 1024
 
 
 def command(
@@ -32,13 +32,8 @@ def command(
         typer.Option(metavar="FILE", help="The private Ed25519 key: PEM, or as ssh-keygen makes it."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Sign every sealed version of the file.")] = False,
-    passphrase_file: Annotated[
-        str | None,
-        typer.Option(
-            "--key-passphrase-file",
-            metavar="FILE",
-            help="Its first line is the passphrase of the key.",
-        ),
+    key_passphrase_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The passphrase of the key is in this file.")
     ] = None,
     new_key: Annotated[
         str | None,
@@ -62,7 +57,7 @@ def command(
             return
         say(f"{new_key} holds the new private key, {new_key}.pub the public one")
     elif key is not None:
-        made = sqlimage.SigningKey.read(key, lambda: _passphrase(key, passphrase_file))
+        made = sqlimage.SigningKey.read(key, lambda: _passphrase(key, key_passphrase_file))
         if made.is_exposed:
             say(f"note: {key}: others than its owner may read this key; `chmod 600` stops that")
     else:
@@ -90,18 +85,12 @@ def _print_key(path: str, key: sqlimage.SigningKey, as_json: bool) -> None:
 
 def _passphrase(key: str, path: str | None) -> bytes:
     if path is not None:
-        try:
-            with open(path, "rb") as file:
-                return file.readline(_MOST_PASSPHRASE).rstrip(b"\r\n")
-        except FileNotFoundError:
-            raise sqlimage.NotFoundError(f"{path}: no such passphrase file") from None
-        except OSError as problem:
-            raise sqlimage.DeviceError(f"{path}: cannot be read ({problem.strerror})") from None
+        return sqlimage.read_passphrase(path).secret
     if not sys.stdin.isatty():
         raise sqlimage.UsageError(
             f"{key}: is protected by a passphrase", hint="name a file that holds it: --key-passphrase-file"
         )
     try:
-        return getpass.getpass(f"passphrase of {key}: ").encode()
+        return os.fsencode(getpass.getpass(f"Passphrase of {key}: "))
     except EOFError:
         raise sqlimage.UsageError(f"{key}: no passphrase was given") from None

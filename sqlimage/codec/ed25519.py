@@ -12,7 +12,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from sqlimage.errors import DeviceError, NotFoundError, RefusedError, UsageError
+from sqlimage.codec.keyfiles import write_new
+from sqlimage.errors import DeviceError, NotFoundError, UsageError
 
 PUBLIC_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -66,13 +67,13 @@ class SigningKey:
         synced, never over a file that is there. Raises :class:`~sqlimage.errors.RefusedError` and
         :class:`~sqlimage.errors.DeviceError`."""
         key, private = Ed25519PrivateKey.generate(), os.fspath(path)
-        _write_new(
+        write_new(
             private + ".pub",
             key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
             0o644,
         )
         try:
-            _write_new(
+            write_new(
                 private,
                 key.private_bytes(
                     serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -157,22 +158,3 @@ def _content(path: str | os.PathLike[str]) -> tuple[bytes, int]:
     if len(content) > _MOST_BYTES:
         raise UsageError(f"{name}: is larger than any key file ({_MOST_BYTES} bytes)")
     return content, stat.S_IMODE(mode)
-
-
-def _write_new(path: str, content: bytes, mode: int) -> None:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    except FileExistsError:
-        raise RefusedError(f"{path}: exists already", hint="a key is never written over; choose another name") from None
-    except OSError as problem:
-        raise DeviceError(f"{path}: cannot be made ({problem.strerror})") from None
-    try:
-        with open(fd, "wb") as file:
-            os.fchmod(fd, mode)
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-    except OSError as problem:
-        with suppress(OSError):
-            os.unlink(path)
-        raise DeviceError(f"{path}: cannot be written ({problem.strerror})") from None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlimage.codec.vault import derived
 from sqlimage.errors import DamagedError, FormatError
 from sqlimage.image.lineage import Link, resolve
 from sqlimage.streams.control import Control
@@ -96,17 +97,18 @@ class Fingerprint:
 class Fingerprints:
     """The fingerprints of versions, each made once. Files MUST not change meanwhile.
 
-    Where ``key`` is given, every digest is HMAC-SHA256 under it, so that it tells nothing of what it was made of.
+    Of an image that is encrypted as a whole every digest is HMAC-SHA256, under a key that only its holders have: what a
+    signature tells openly says nothing of what is on the medium.
     """
 
-    def __init__(self, search: Sequence[str] = (), key: bytes = b"") -> None:
+    def __init__(self, search: Sequence[str] = ()) -> None:
         self._search = search
-        self._key = key
         self._known: dict[tuple[str, str], Fingerprint] = {}
 
     def of(self, database: Database, version: Control) -> Fingerprint:
-        """Raises what :func:`~sqlimage.image.lineage.resolve` raises, and :class:`~sqlimage.errors.FormatError` where
-        rows are not of the format."""
+        """Raises what :func:`~sqlimage.image.lineage.resolve` raises, :class:`~sqlimage.errors.FormatError` where rows
+        are not of the format, and :class:`~sqlimage.errors.LockedError` where an ancestor is encrypted as a whole and
+        there is no key."""
         known = self._known.get((database.path, version.uuid))
         if known is not None:
             return known
@@ -120,40 +122,53 @@ class Fingerprints:
         finally:
             lineage.close()
 
-    def label(self, label: str | None) -> bytes:
-        """The digest of a label, which is no part of a version: a merge may have to add a number to it."""
-        return self.digest("label", [(label,)])
-
-    def story(self, database: Database, version: int, rows: int) -> bytes:
-        """The digest of the first rows of the audit trail about a version, but for what a merge gives them anew: id,
-        version and hashes."""
-        return self.digest("audit", database.query(_STORY, [version, rows]))
-
-    def digest(self, name: str, rows: Iterable[Row]) -> bytes:
-        """The digest of rows, under the name of what they are."""
-        hashed = hmac.new(self._key, digestmod="sha256") if self._key else hashlib.sha256()
-        waiting, held = [encode((name,))], 0
-        for row in rows:
-            try:
-                waiting.append(encode(row))
-            except (OverflowError, UnicodeEncodeError, struct.error) as problem:
-                raise FormatError(f"{name} holds a value that the format does not allow ({problem})") from None
-            held += len(waiting[-1])
-            if held >= _HASHED_AT_A_TIME:
-                hashed.update(b"".join(waiting))
-                waiting, held = [], 0
-        hashed.update(b"".join(waiting))
-        return hashed.digest()
-
     def _of_link(self, database: Database, link: Link, parent: Fingerprint | None) -> Fingerprint:
         where = (database.path, link.control.uuid)
         if where not in self._known:
-            number = link.control.version
+            if database.is_sealed and database.sealed is None:
+                database.unseal()
+            number, key = link.control.version, key_of(database)
             lost = database.row(_DANGLING, [number])
             if lost is not None:
                 raise DamagedError(f"{database.path}: the map refers to data {lost[0]}, which is missing", data=lost[0])
-            parts = {name: self.digest(name, database.query(sql, [number])) for name, sql in _PARTS.items()}
+            parts = {name: digest(name, database.query(sql, [number]), key) for name, sql in _PARTS.items()}
             above = (link.control.parent_uuid, parent.digest if parent else None)
-            digest = self.digest("version", [*parts.items(), above])
-            self._known[where] = Fingerprint(database.path, link.control, parent, parts, digest)
+            whole = digest("version", [*parts.items(), above], key)
+            self._known[where] = Fingerprint(database.path, link.control, parent, parts, whole)
         return self._known[where]
+
+
+def key_of(database: Database) -> bytes:
+    """What digests that lie openly in a file are made under; empty where the rows lie there openly, too.
+
+    Raises :class:`~sqlimage.errors.LockedError` without the key of the image.
+    """
+    return derived(database.vault().data_key, "signatures") if database.is_sealed else b""
+
+
+def label_digest(database: Database, label: str | None) -> bytes:
+    """The digest of a label, which is no part of a version: a merge may have to add a number to it."""
+    return digest("label", [(label,)], key_of(database))
+
+
+def story_digest(database: Database, version: int, rows: int) -> bytes:
+    """The digest of the first rows of the audit trail about a version, but for what a merge gives them anew: id,
+    version and hashes."""
+    return digest("audit", database.query(_STORY, [version, rows]), key_of(database))
+
+
+def digest(name: str, rows: Iterable[Row], key: bytes = b"") -> bytes:
+    """The digest of rows, under the name of what they are: SHA-256, or HMAC-SHA256 where there is a key."""
+    hashed = hmac.new(key, digestmod="sha256") if key else hashlib.sha256()
+    waiting, held = [encode((name,))], 0
+    for row in rows:
+        try:
+            waiting.append(encode(row))
+        except (OverflowError, UnicodeEncodeError, struct.error) as problem:
+            raise FormatError(f"{name} holds a value that the format does not allow ({problem})") from None
+        held += len(waiting[-1])
+        if held >= _HASHED_AT_A_TIME:
+            hashed.update(b"".join(waiting))
+            waiting, held = [], 0
+    hashed.update(b"".join(waiting))
+    return hashed.digest()

@@ -220,7 +220,7 @@ def _checked(database: Database, row: Row) -> Control:
         )
     if control.bytes_per_sector & (control.bytes_per_sector - 1):
         raise FormatError(f"{database.path}: version {control.version} has sectors of {control.bytes_per_sector} bytes")
-    if control.encryption != "none" or control.compression not in ("none", "zstd"):
+    if control.encryption not in ("none", "aes-256-gcm") or control.compression not in ("none", "zstd"):
         raise FormatError(
             f"{database.path}: version {control.version} is coded as {control.compression}/{control.encryption}, "
             "which this reader does not know"

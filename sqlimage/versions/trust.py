@@ -11,7 +11,7 @@ from functools import cached_property
 
 from sqlimage.codec.ed25519 import is_signed
 from sqlimage.errors import FormatError, SqlimageError
-from sqlimage.image.fingerprint import Fingerprint, Fingerprints
+from sqlimage.image.fingerprint import Fingerprint, Fingerprints, label_digest, story_digest
 from sqlimage.image.image import Image
 from sqlimage.image.verify import Problem
 from sqlimage.streams import audit, control, signature
@@ -216,7 +216,7 @@ class _Checking:
 
     def _told_of(self, ancestor: Fingerprint) -> str:
         """Which part of an ancestor is not what a signature of its own says."""
-        with Database.open(ancestor.path) as database:
+        with Database.open(ancestor.path, structure_only=True) as database:
             rows = signature.of(database, ancestor.control.uuid)
         for row in rows:
             if row.public_key in self._trusted:
@@ -227,13 +227,13 @@ class _Checking:
 
     def _is_labelled(self, label: str | None, signed: bytes) -> bool:
         """Whether it is the label that was signed, or that with the ``~`` and number of a merge."""
-        if self._fingerprints.label(label) == signed:
+        if label_digest(self._database, label) == signed:
             return True
-        return label is not None and self._fingerprints.label(_ADDED_BY_MERGE.sub("", label)) == signed
+        return label is not None and label_digest(self._database, _ADDED_BY_MERGE.sub("", label)) == signed
 
     def _unlike_audit(self, version: Control, statement: Statement) -> Iterator[str]:
         head = statement.audit
-        if self._fingerprints.story(self._database, version.version, head.rows) != head.story:
+        if story_digest(self._database, version.version, head.rows) != head.story:
             yield f"the audit rows about it are not those that were signed at {statement.at}"
         if self._is_head_here(statement):
             if head.id > self._sound_until:
