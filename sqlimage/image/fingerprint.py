@@ -157,6 +157,12 @@ def story_digest(database: Database, version: int, rows: int) -> bytes:
     return digest("audit", database.query(_STORY, [version, rows]), key_of(database))
 
 
+def head_digest(database: Database, hash_: bytes) -> bytes:
+    """The hash of a row of the audit trail as it is told openly."""
+    key = key_of(database)
+    return hmac.digest(key, hash_, "sha256") if key else hash_
+
+
 def digest(name: str, rows: Iterable[Row], key: bytes = b"") -> bytes:
     """The digest of rows, under the name of what they are: SHA-256, or HMAC-SHA256 where there is a key."""
     hashed = hmac.new(key, digestmod="sha256") if key else hashlib.sha256()

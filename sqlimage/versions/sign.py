@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlimage.codec.ed25519 import SigningKey
 from sqlimage.errors import RefusedError
-from sqlimage.image.fingerprint import Fingerprints, label_digest, story_digest
+from sqlimage.image.fingerprint import Fingerprints, head_digest, label_digest, story_digest
 from sqlimage.image.soundness import broken_records
 from sqlimage.image.writing import writing
 from sqlimage.streams import audit, control, signature
@@ -105,7 +105,7 @@ def _sign(
         found.parts,
         label_digest(database, version.label),
         None if found.parent is None else (found.parent.control.uuid, found.parent.digest),
-        AuditHead(last, hash_, count[0], story_digest(database, version.version, count[0])),
+        AuditHead(last, head_digest(database, hash_), count[0], story_digest(database, version.version, count[0])),
         at,
     ).text()
     signature.put(database, key.public, statement, key.sign(statement.encode("ascii")))

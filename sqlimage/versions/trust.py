@@ -11,7 +11,7 @@ from functools import cached_property
 
 from sqlimage.codec.ed25519 import is_signed
 from sqlimage.errors import FormatError, SqlimageError
-from sqlimage.image.fingerprint import Fingerprint, Fingerprints, label_digest, story_digest
+from sqlimage.image.fingerprint import Fingerprint, Fingerprints, head_digest, label_digest, story_digest
 from sqlimage.image.image import Image
 from sqlimage.image.verify import Problem
 from sqlimage.streams import audit, control, signature
@@ -247,7 +247,7 @@ class _Checking:
 
     def _is_head_here(self, statement: Statement) -> bool:
         row = self._database.row("SELECT hash FROM audit WHERE id = ?", [statement.audit.id])
-        return row is not None and row[0] == statement.audit.hash
+        return row is not None and head_digest(self._database, row[0]) == statement.audit.hash
 
     def _came_by_merge(self, version: Control) -> bool:
         """Whether a merge brought a version: then the trail that was signed is that of another file. What is merged has
