@@ -39,6 +39,7 @@ _SIGNED_AND_GONE = (
     "SELECT version, max(id) FROM audit WHERE action = 'sign' AND version NOT IN (SELECT version FROM control) "
     "GROUP BY version ORDER BY version DESC"
 )
+_LATER = "SELECT id, detail FROM audit WHERE version = ? AND id > ? AND action = 'sign' ORDER BY id DESC"
 _ABOUT = "SELECT id FROM audit WHERE version = ? ORDER BY id LIMIT 1 OFFSET ?"
 
 
@@ -184,6 +185,17 @@ class _Checking:
         if not self._is_labelled(version.label, statement.label):
             yield f"its label {version.label!r} is not the one that was signed at {statement.at}"
         yield from self._unlike_audit(version, statement)
+        for number in self._signed_later(version, statement, row.public_key):
+            yield f"was signed anew by the same key (audit row {number}); this is an older signature, of {statement.at}"
+
+    def _signed_later(self, version: Control, statement: Statement, key: bytes) -> Iterator[int]:
+        """The newest audit row that tells of a later signature by the same key, which replaced this one."""
+        last = self._database.row(_ABOUT, [version.version, statement.audit.rows - 1])
+        for number, detail in self._database.query(_LATER, [version.version, last[0]]) if last else ():
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
+                if json.loads(detail)["public_key"] == key.hex():
+                    yield number
+                    return
 
     def _changed_since(self, version: Control, statement: Statement) -> str:
         """What the audit trail tells of a change since."""

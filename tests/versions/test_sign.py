@@ -336,6 +336,24 @@ def test_signing_again_with_the_same_key_replaces_its_signature(image: Path, tmp
     assert len(dump(copy)["signature"]) == 2
 
 
+def test_an_older_signature_put_back_with_what_it_covered_is_found(image: Path, tmp_path: Path) -> None:
+    copy = copied(image, tmp_path)
+    with Database.open(copy) as database:
+        old = signature.of(database, checked(copy).signatures[1].uuid)[0]
+    with sqlimage.open(str(copy), writable=True) as opened:
+        opened.version("second").set_property("site", "Paris")
+    sqlimage.sign(copy, KEY)
+    assert problems(copy) == []
+    put_back = f"statement = '{old.statement.decode()}', signature = x'{old.signature.hex()}'"
+    by_hand(
+        copy,
+        "DELETE FROM property WHERE version = 2 AND name = 'site'",
+        f"UPDATE signature SET {put_back} WHERE json_extract(statement, '$.parent') IS NOT NULL",
+    )
+    (found,) = problems(copy)
+    assert found.startswith("version 2: was signed anew by the same key (audit row 8)")
+
+
 def test_what_is_not_sound_or_not_finished_is_not_signed(image: Path, tmp_path: Path) -> None:
     broken = copied(image, tmp_path, "UPDATE audit SET user = 'x' WHERE id = 1")
     before = dump(broken)
