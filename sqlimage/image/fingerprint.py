@@ -14,7 +14,8 @@ from sqlimage.codec.vault import derived
 from sqlimage.errors import DamagedError, FormatError
 from sqlimage.image.lineage import Link, resolve
 from sqlimage.streams.control import Control
-from sqlimage.streams.database import Database, Row
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import Row
 
 _HASHED_AT_A_TIME = 1 << 20
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlimage.streams import schema
-from sqlimage.streams.database import Database, typed
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import typed
 
 _IS_THERE = "SELECT 1 FROM {}.sqlite_schema WHERE type = 'table' AND name = 'signature'"
 _SELECT = (
