@@ -94,8 +94,8 @@ def _matching(volume: SourceVolume, globs: Sequence[str], unmatched: set[str]) -
     patterns = [(glob, _pattern(glob)) for glob in dict.fromkeys(globs)]
     kinds, rows = entries.kind.tolist(), entries.content.tolist()
     for path, kind, row in zip(entries.path, kinds, rows, strict=True):
-        if row < 0 or kind == EntryKind.METADATA:
-            continue
+        if row < 0 or kind in (EntryKind.METADATA, EntryKind.DIRECTORY):
+            continue  # names are no secret, and what leads to other files is needed without the key
         folded = path.casefold()
         if kind == EntryKind.STREAM:  # it goes with its file
             folded = folded[: folded.index(":", folded.rindex("/"))]

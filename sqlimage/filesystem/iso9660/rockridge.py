@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from sqlimage.device import BlockDevice
-from sqlimage.errors import InconsistentVolume
+from sqlimage.errors import InconsistentVolume, LockedError
 from sqlimage.filesystem.iso9660 import layout
 from sqlimage.filesystem.iso9660.descriptor import Geometry
 from sqlimage.filesystem.iso9660.record import Record
@@ -140,7 +140,10 @@ class SystemUse:
         piece = self._pieces.get(number)
         if piece is None:
             at = number * _PIECE_BYTES
-            piece = self._device.read(at, min(_PIECE_BYTES, self._geometry.size_bytes - at))
+            try:
+                piece = self._device.read(at, min(_PIECE_BYTES, self._geometry.size_bytes - at))
+            except LockedError:  # a neighbour is encrypted
+                return self._device.read(place, length)
             self._pieces[number] = piece
             if len(self._pieces) > _PIECES_HELD:
                 self._pieces.popitem(last=False)
