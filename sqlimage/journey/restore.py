@@ -107,6 +107,8 @@ def restore(
         return _to_new_file(job, target, kind, force)
     device = WritableFileDevice(path)
     try:
+        if is_device and volume is None and partition is None:
+            _check_sectors(version, device)
         there: WritableDevice = device
         if partition is not None:
             window = partition_window(device, partition)
@@ -194,6 +196,17 @@ class _Job:
             fixups=len(plan.layout.fixups),
             files_compared=compared,
             notes=plan.layout.notes,
+        )
+
+
+def _check_sectors(version: Version, device: WritableFileDevice) -> None:
+    """A partition table counts sectors: on a disk of others nobody finds what it tells of."""
+    told, there = version.control.bytes_per_sector, device.bytes_per_sector
+    if version.control.partition_scheme is not None and told != there:
+        raise RefusedError(
+            f"{device.path}: has sectors of {there} bytes, the disk in the image has {told}: "
+            "its partition table could not be read there",
+            hint="make a partition table, and restore the volumes with --volume and --partition",
         )
 
 
