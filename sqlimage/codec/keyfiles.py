@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -122,13 +121,11 @@ def _read(where: str | int, most: int) -> bytes:
             with os.fdopen(os.dup(where), "rb") as stream:
                 return stream.read(most)
         with open(where, "rb") as stream:
-            if stat.S_ISDIR(os.fstat(stream.fileno()).st_mode):
-                raise UsageError(f"{where}: is a directory, not a key")
             return stream.read(most)
     except FileNotFoundError:
         raise NotFoundError(f"{where}: no such key") from None
+    except IsADirectoryError:
+        raise UsageError(f"{where}: is a directory, not a key") from None
     except OSError as problem:
-        if isinstance(problem, UsageError):
-            raise
         told = f"descriptor {where}" if isinstance(where, int) else where
         raise DeviceError(f"{told}: cannot be read ({problem.strerror})") from None
