@@ -157,8 +157,12 @@ class Database:
             with translated(self.path):
                 name = unlocking.identity(self.path, self.connection)
                 self.connection.execute(IN_MEMORY)
-                self.sealed = SealedStreams(self.path, self.connection, vault, name)
-                self.sealed.load()
+                self.connection.execute("BEGIN")  # all that is read is of one time
+                try:
+                    self.sealed = SealedStreams(self.path, self.connection, vault, name)
+                    self.sealed.load()
+                finally:
+                    self.connection.execute("COMMIT")
 
     def use_log(self) -> None:
         """Write through a write-ahead log from now on: commits are short, and readers go on reading meanwhile."""
@@ -275,6 +279,9 @@ class Database:
             self.is_log_wanted = False
         self.run("BEGIN IMMEDIATE")
         try:
+            if self.sealed:
+                with translated(self.path):
+                    self.sealed.refresh()
             yield
             self.seal()
             self.run("COMMIT")

@@ -44,6 +44,7 @@ _PART_BYTES = 4 << 20
 _MOST_PART_BYTES = 64 << 20
 _MOST_AUDIT_PARTS = 64
 _LEVEL = 3
+_UNKNOWN = -1
 
 Value = Any
 
@@ -67,8 +68,6 @@ class SealedStreams:
         """The last row of the audit trail that is sealed."""
         self._maps: dict[int, str] = {}
         """A digest of map and bitmap of each version that is sealed."""
-        self._before: tuple[int, dict[tuple[str, int], list[int]], int, dict[int, str]] | None = None
-        """What these were before the latest transaction."""
         if tables:
             self._make_tables()
 
@@ -100,6 +99,18 @@ class SealedStreams:
         self._audit_sealed = self._rows("SELECT coalesce(max(id), 0) FROM temp.audit")[0][0]
         self._check_control()
 
+    def refresh(self) -> None:
+        """At the beginning of a transaction: fill the tables anew where somebody else has written since."""
+        try:
+            is_same = self._part(_MANIFEST, 0, 0, 0)["generation"] == self._generation
+        except (TypeError, KeyError):
+            is_same = False
+        if not is_same:
+            for table in TABLES:
+                self._connection.execute(f"DELETE FROM temp.{table}")
+            self._parts.clear()
+            self.load()
+
     def _load(self, manifest: Any) -> None:
         self._generation = int(manifest["generation"])
         self._maps = self._maps_of(manifest)
@@ -130,12 +141,6 @@ class SealedStreams:
         last: int = self._rows("SELECT coalesce(max(id), 0) FROM temp.audit")[0][0]
         if not changed and last == self._audit_sealed and self._generation:
             return
-        self._before = (
-            self._generation,
-            {place: list(parts) for place, parts in self._parts.items()},
-            self._audit_sealed,
-            dict(self._maps),
-        )
         self._generation += 1
         for stream, version in changed:
             if stream != _MAP:
@@ -155,10 +160,8 @@ class SealedStreams:
         run("DELETE FROM temp.unsealed")
 
     def roll_back(self) -> None:
-        """After the transaction in which :meth:`store` was called was taken back."""
-        if self._before:
-            self._generation, self._parts, self._audit_sealed, self._maps = self._before
-            self._before = None
+        """After a transaction was taken back: the next one fills the tables anew."""
+        self._generation = _UNKNOWN
 
     def _note_map(self, version: int) -> None:
         """What the map of a version is, once it changes no more."""

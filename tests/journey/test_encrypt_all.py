@@ -254,6 +254,36 @@ def test_contents_and_streams_of_another_image_are_refused(image: Path, volume: 
             sqlimage.restore(opened.version(), tmp_path / "out")
 
 
+def test_who_writes_after_somebody_else_does_not_undo_it(image: Path) -> None:
+    with sqlimage.Image.open(image, writable=True) as early, sqlimage.Image.open(image) as reading:
+        with sqlimage.Image.open(image, writable=True) as late:
+            late.version().set_property("late", 1)
+            with late.edit(label="more") as edit:
+                edit.driver.write(0, bytes(4096))
+        early.version("1").set_property("early", 1)
+        assert len(early.versions()) == 2
+        assert reading.version().driver().read(4096, 4096)
+    with sqlimage.open(str(image)) as opened:
+        assert sqlimage.verify(opened).is_whole
+        found = opened.version("more").properties()
+        assert found["late"] == found["early"] == 1
+
+
+def test_what_a_transaction_takes_back_is_taken_back_in_memory_too(image: Path) -> None:
+    with sqlimage.Image.open(image, writable=True) as opened:
+        database = opened.database
+        for _ in range(3):
+            with pytest.raises(KeyError), database.transaction():
+                database.run("UPDATE property SET value = 8 WHERE name = 'number'")
+                database.seal()
+                raise KeyError
+            assert opened.version().properties()["number"] == 7
+        opened.version().set_property("number", 9)
+    with sqlimage.open(str(image)) as opened:
+        assert opened.version().properties()["number"] == 9
+        assert sqlimage.verify(opened).is_whole
+
+
 def test_every_reader_of_a_sealed_image_leaves_it_as_it_is(image: Path, key: Path) -> None:
     before = image.read_bytes()
     for command in ("info", "ls", "audit", "versions"):
