@@ -8,8 +8,9 @@ memory, which every statement finds first. Whatever a transaction changes there 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -39,8 +40,7 @@ _EVERY_RECORD = (
     "LEFT JOIN main.data ON data.id = cluster_map.data WHERE version = ? ORDER BY start_cluster"
 )
 _EVERY_RUN = "SELECT start_cluster, end_cluster FROM main.bitmap WHERE version = ? ORDER BY start_cluster"
-_PART_BYTES = 4 << 20
-"""About how much text becomes a part."""
+_ROWS_IN_PART = 20_000
 _MOST_PART_BYTES = 64 << 20
 _MOST_AUDIT_PARTS = 64
 _LEVEL = 3
@@ -156,7 +156,7 @@ class SealedStreams:
             "parts": [[*place, generations] for place, generations in sorted(self._parts.items())],
             "maps": sorted(self._maps.items()),
         }
-        self._write(_MANIFEST, 0, 0, 0, told)
+        self._write(_MANIFEST, 0, 0, 0, _json(told))
         run("DELETE FROM temp.unsealed")
 
     def roll_back(self) -> None:
@@ -178,9 +178,10 @@ class SealedStreams:
         )
         rows = self._connection.execute(f"SELECT {columns} FROM temp.{stream} WHERE {where} ORDER BY {TABLES[stream]}")
         generations = self._parts.get((stream, version), [])[:first]
-        for part in _batches(rows):
-            self._write(stream, version, len(generations), self._generation, part)
-            generations.append(self._generation)
+        while batch := list(itertools.islice(rows, _ROWS_IN_PART)):
+            for text in _encoded(batch):
+                self._write(stream, version, len(generations), self._generation, text)
+                generations.append(self._generation)
         if generations:
             self._parts[stream, version] = generations
         else:
@@ -229,8 +230,7 @@ class SealedStreams:
     def _maps_of(self, manifest: Any) -> dict[int, str]:
         return {int(version): str(digest) for version, digest in manifest["maps"]}
 
-    def _write(self, stream: str, version: int, part: int, generation: int, told: object) -> None:
-        text = json.dumps(told, default=_blob, separators=(",", ":"), ensure_ascii=False).encode()
+    def _write(self, stream: str, version: int, part: int, generation: int, text: bytes) -> None:
         packed = zstandard.ZstdCompressor(level=_LEVEL).compress(text)
         sealed = self._vault.encrypt_stream(packed, self._place(stream, version, part, generation))
         self._connection.execute(
@@ -277,17 +277,19 @@ def map_digest(connection: apsw.Connection, version: int) -> str:
     return hashed.hexdigest()
 
 
-def _batches(rows: Iterable[Sequence[Value]]) -> Iterator[list[Sequence[Value]]]:
-    part: list[Sequence[Value]] = []
-    held = 0
-    for row in rows:
-        part.append(row)
-        held += 60 + sum(len(value) for value in row if isinstance(value, str | bytes))
-        if held >= _PART_BYTES:
-            yield part
-            part, held = [], 0
-    if part:
-        yield part
+def _encoded(rows: list[Sequence[Value]]) -> Iterator[bytes]:
+    """Rows as JSON, in parts that readers accept."""
+    text = _json(rows)
+    if len(text) > _MOST_PART_BYTES and len(rows) > 1:
+        half = len(rows) // 2
+        yield from _encoded(rows[:half])
+        yield from _encoded(rows[half:])
+    else:
+        yield text
+
+
+def _json(told: object) -> bytes:
+    return json.dumps(told, default=_blob, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _blob(value: object) -> object:
