@@ -9,6 +9,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+from sqlimage.errors import FormatError
 from sqlimage.streams.database import Database, typed
 from sqlimage.units import now
 
@@ -100,6 +101,12 @@ def broken_links(database: Database) -> list[str]:
         if row[0] != number:
             problems.append(f"audit row {number} is missing (row {row[0]} follows {number - 1})")
             number = row[0]
+        try:
+            typed(database.path, "audit", _TYPES, row)
+        except FormatError as problem:
+            problems.append(f"audit row {row[0]}: {problem.message}")
+            previous = row[12]
+            continue
         if row[11] != previous:
             problems.append(f"audit row {row[0]} does not follow the row before it")
         if row[12] != row_hash(row[:11], row[11]):

@@ -13,13 +13,13 @@ import apsw
 
 from sqlimage.errors import DeviceError, FormatError, RefusedError, SqlimageError
 from sqlimage.streams import schema
-from sqlimage.streams.header import check_header, readable_alone
+from sqlimage.streams.header import check_beside, check_header, readable_alone
 from sqlimage.streams.writer import WriterLock
 
 Row = tuple[Any, ...]
 
 _LIMITS = {
-    apsw.SQLITE_LIMIT_LENGTH: 256 << 20,
+    apsw.SQLITE_LIMIT_LENGTH: 16 << 20,  # the largest content has 8 MiB; views, tables and texts each hold copies
     apsw.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
     apsw.SQLITE_LIMIT_COLUMN: 200,
     apsw.SQLITE_LIMIT_EXPR_DEPTH: 100,
@@ -62,6 +62,7 @@ class Database:
         """
         path = os.path.realpath(path)  # what belongs to an image lies beside it, not beside links to it
         has_log = check_header(path)
+        check_beside(path)
         if not has_log and os.path.exists(path + "-wal"):
             raise RefusedError(
                 f"{path}-wal: does not belong to the image, which is at rest and has no write-ahead log",
