@@ -10,6 +10,7 @@ import sqlimage
 from sqlimage import format_size, parse_property
 
 from .arguments import JsonOption, split_image
+from .keys import ways_to_new_key
 from .output import message, print_explanation, print_json, print_pairs, printable, progress_bar
 
 EXAMPLE = "sqlimage capture /dev/sdb1 monday.sqlimage --parent sunday.sqlimage --label monday"
@@ -45,6 +46,16 @@ def command(
     ] = None,
     store: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Keep matching files uncompressed. Repeatable.")
+    ] = None,
+    encrypt: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Encrypt matching files. Repeatable.")
+    ] = None,
+    encrypt_all: Annotated[
+        bool, typer.Option("--encrypt-all", help="Encrypt everything, the names of files and volumes too.")
+    ] = False,
+    recipient: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PUBLIC", help="The holder of this X25519 key shall open it. Repeatable."),
     ] = None,
     keep_page_files: Annotated[
         bool, typer.Option("--keep-page-files", help="Take pagefile.sys, swapfile.sys and hiberfil.sys too.")
@@ -89,6 +100,9 @@ def command(
             partition=partition,
             property_values=dict(parse_property(text) for text in property_ or []),
             store=store or [],
+            encrypt=encrypt or [],
+            encrypt_all=encrypt_all,
+            ways=lambda: ways_to_new_key(recipient),
             keep_page_files=keep_page_files,
             defragment=defragment,
             preset=preset,

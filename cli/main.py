@@ -45,8 +45,10 @@ from . import (
     verify,
     versions,
 )
+from . import key as key_
 from . import property as property_
 from .arguments import with_search
+from .keys import with_keys
 from .output import message
 
 EXIT_CODES = """\
@@ -57,6 +59,7 @@ EXIT_CODES = """\
 4 refused, because it would harm something; nothing was written
 5 the file is not an image, or it is damaged
 6 the system refused (no space, no permission, a failing disk)
+7 it is encrypted, and no key that was given opens it
 70 an error inside sqlimage
 130 interrupted; a file or tree that was being made is not there"""
 
@@ -93,12 +96,12 @@ _COMMANDS = (
 )
 _WITHOUT_SEARCH = (unmount, tour)
 for module in _COMMANDS:
-    body = module.command if module in _WITHOUT_SEARCH else with_search(module.command)
+    body = module.command if module in _WITHOUT_SEARCH else with_keys(with_search(module.command))
     app.command(name=module.__name__.rpartition(".")[2], epilog=f"Example: {module.EXAMPLE}")(body)
-for group, name in ((property_.app, "property"), (edit.app, "edit")):
+for group, name in ((property_.app, "property"), (edit.app, "edit"), (key_.app, "key")):
     for each in group.registered_commands:
         assert each.callback is not None
-        each.callback = with_search(each.callback)
+        each.callback = with_keys(with_search(each.callback))
     app.add_typer(group, name=name)
 
 

@@ -182,6 +182,16 @@ CREATE TABLE key_slot (
   wrapped_key BLOB NOT NULL
 ) STRICT;
 
+-- Of an image that is encrypted as a whole: the rows of the tables that tell what is on the medium. Those tables are
+-- empty then; whoever has the key has them in memory.
+CREATE TABLE sealed_stream (
+  stream  TEXT NOT NULL,
+  version INTEGER NOT NULL,
+  part    INTEGER NOT NULL,
+  bytes   BLOB NOT NULL,
+  PRIMARY KEY (stream, version, part)
+) STRICT;
+
 -- What of a transfer has arrived.
 CREATE TABLE segment (
   image  TEXT NOT NULL,

@@ -21,6 +21,7 @@ from sqlimage.errors import (
     DeviceError,
     FormatError,
     InconsistentVolume,
+    LockedError,
     NotFoundError,
     RefusedError,
     SqlimageError,
@@ -31,6 +32,16 @@ from sqlimage.tool import VERSION as __version__
 if TYPE_CHECKING:
     from sqlimage.boot import Machine
     from sqlimage.catalog import Found, find
+    from sqlimage.codec.keyfiles import (
+        generate_identity,
+        passphrase,
+        read_identity,
+        read_key_file,
+        read_passphrase,
+        read_recipient,
+    )
+    from sqlimage.codec.keyring import keyring
+    from sqlimage.codec.ways import KeyFile, Passphrase, Recipient, Way
     from sqlimage.device import BlockDevice, DeviceExtent, WritableDevice
     from sqlimage.filesystem.contract import Content, read_all
     from sqlimage.fixup import Fixup
@@ -41,6 +52,7 @@ if TYPE_CHECKING:
     from sqlimage.image.edit_driver import EditDriver
     from sqlimage.image.edits import Unfinished
     from sqlimage.image.image import Image, Version
+    from sqlimage.image.key_slots import SlotInfo, add_slot, change_slot, list_slots, remove_slot
     from sqlimage.image.lineage import SEARCH_VARIABLE
     from sqlimage.image.query import Answer, Query
     from sqlimage.image.verify import Problem, VerifyReport, verify, verify_files
@@ -80,6 +92,17 @@ if TYPE_CHECKING:
 # Where each name lives. They are imported when first asked for: numpy alone costs more than most commands.
 _HOMES = {
     "catalog": ("Found", "find"),
+    "codec.keyfiles": (
+        "generate_identity",
+        "passphrase",
+        "read_identity",
+        "read_key_file",
+        "read_passphrase",
+        "read_recipient",
+    ),
+    "codec.keyring": ("keyring",),
+    "codec.ways": ("KeyFile", "Passphrase", "Recipient", "Way"),
+    "image.key_slots": ("SlotInfo", "add_slot", "change_slot", "list_slots", "remove_slot"),
     "device": ("BlockDevice", "DeviceExtent", "WritableDevice"),
     "filesystem.contract": ("Content", "read_all"),
     "boot": ("Machine",),
@@ -166,6 +189,8 @@ __all__ = [
     "Image",
     "ImageDriver",
     "InconsistentVolume",
+    "KeyFile",
+    "LockedError",
     "Machine",
     "MemoryDevice",
     "MergeReport",
@@ -174,12 +199,15 @@ __all__ = [
     "Outcome",
     "Partition",
     "PartitionTable",
+    "Passphrase",
     "Problem",
     "PruneReport",
     "Query",
     "RebaseReport",
+    "Recipient",
     "RefusedError",
     "RestoreReport",
+    "SlotInfo",
     "SqlimageError",
     "SquashReport",
     "TlsSettings",
@@ -190,13 +218,16 @@ __all__ = [
     "Version",
     "Volume",
     "VolumeReport",
+    "Way",
     "Window",
     "WritableDevice",
     "WritableFileDevice",
     "WritableWindow",
     "__version__",
+    "add_slot",
     "boot_image",
     "capture",
+    "change_slot",
     "changing",
     "compact",
     "diff",
@@ -206,17 +237,26 @@ __all__ = [
     "find",
     "flatten",
     "format_size",
+    "generate_identity",
+    "keyring",
+    "list_slots",
     "merge",
     "mount",
     "open",
     "parse_property",
     "parse_size",
     "parse_target_size",
+    "passphrase",
     "prune",
     "read_all",
+    "read_identity",
+    "read_key_file",
     "read_partition_table",
+    "read_passphrase",
+    "read_recipient",
     "rebase",
     "recover",
+    "remove_slot",
     "restore",
     "serve",
     "squash",

@@ -39,6 +39,12 @@ class RefusedError(SqlimageError):
     exit_code = 4
 
 
+class LockedError(RefusedError):
+    """Something is encrypted, and none of the keys that were given opens it."""
+
+    exit_code = 7
+
+
 class FormatError(SqlimageError):
     """A file is not an image of a format this reader knows, or its records are out of range."""
 

@@ -7,7 +7,7 @@ file systems count clusters from different origins, bytes have one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Protocol
 
@@ -98,6 +98,8 @@ class Contents:
     """SHA-256 of each INLINE content, by row: capture never sees those bytes as a file of their own."""
     run_unwritten: NDArray[np.bool_] | None = None
     """Runs that are the content's but read as zeros, whatever lies there; None where there are none."""
+    inline_holder: dict[int, int] = field(default_factory=dict)
+    """NTFS: the number of the MFT record that holds each INLINE content, by row."""
 
     def __len__(self) -> int:
         return len(self.record)

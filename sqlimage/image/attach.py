@@ -15,6 +15,7 @@ from sqlimage.errors import FormatError
 from sqlimage.image.lineage import Lineage, resolve
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database, translated
+from sqlimage.streams.sealed import TABLES as SEALED
 
 _STRIDE = 1_000_000
 """Versions of the n-th other file are shown as their number plus n times this."""
@@ -75,6 +76,8 @@ def _attach(database: Database, lineage: Lineage, tables: Mapping[str, tuple[str
             connection.execute(f"DROP TABLE IF EXISTS temp.{_copy_of(table)}")
             connection.execute(f"CREATE TEMP TABLE {_copy_of(table)} ({typed}, PRIMARY KEY ({key})) WITHOUT ROWID")
         for number, parent in enumerate(lineage.files):
+            if number and parent.is_sealed:
+                _copy_sealed(connection, parent, lineage.in_file(number), number * _STRIDE)
             schema = "parent" if number else "main"
             if number:
                 where = f"file:{quote(os.fsencode(parent.path))}?mode={parent.mode}"
@@ -82,7 +85,7 @@ def _attach(database: Database, lineage: Lineage, tables: Mapping[str, tuple[str
             try:
                 versions = ", ".join(map(str, lineage.in_file(number)))
                 for table, (columns, key) in tables.items():
-                    if number or table in _MAP:
+                    if (number and not (parent.is_sealed and table in SEALED)) or table in _MAP:
                         connection.execute(
                             f"INSERT INTO temp.{_copy_of(table)} "
                             f"SELECT version + {number * _STRIDE}, {columns.partition(', ')[2]} "
@@ -94,13 +97,29 @@ def _attach(database: Database, lineage: Lineage, tables: Mapping[str, tuple[str
         for statement in _views(tables):
             connection.execute(statement)
         # Told as it was resolved: files of strangers could make a walk along their UUIDs endless.
-        connection.execute("DROP TABLE IF EXISTS temp.lineage")
+        kind = connection.execute("SELECT type FROM temp.sqlite_schema WHERE name = 'lineage'").fetchone()
+        connection.execute(f"DROP {kind[0] if kind else 'TABLE IF EXISTS'} temp.lineage")
         connection.execute(f"CREATE TEMP TABLE lineage ({_LINEAGE})")
         connection.executemany("INSERT INTO temp.lineage VALUES (?, ?, ?, ?)", _lines(lineage))
         connection.execute(
             "INSERT INTO temp.lineage SELECT * FROM main.lineage "
             "WHERE version NOT IN (SELECT version FROM temp.lineage)"
         )
+
+
+def _copy_sealed(connection: apsw.Connection, parent: Database, versions: Sequence[int], stride: int) -> None:
+    """What an ancestor says that is encrypted as a whole: only a connection of its own has its rows."""
+    if parent.sealed is None:
+        parent.unseal()
+    for table, (columns, key) in _TABLES.items():
+        if table in SEALED:
+            rest = columns.partition(", ")[2]
+            rows = parent.query(
+                f"SELECT version + {stride}, {rest} FROM {table} "
+                f"WHERE version IN ({', '.join(map(str, versions))}) ORDER BY {key}"
+            )
+            marks = ", ".join("?" * len(columns.split(", ")))
+            connection.executemany(f"INSERT INTO temp.{_copy_of(table)} VALUES ({marks})", rows)
 
 
 def _lines(lineage: Lineage) -> Iterator[tuple[int, int, int, int]]:
@@ -122,7 +141,8 @@ def _views(tables: Mapping[str, tuple[str, str]]) -> list[str]:
     statements = []
     needed = _NEEDED + (_NEEDED_OF_MAP if "cluster_map" in tables else ())
     for table, (columns, _) in _TABLES.items():
-        both = f"SELECT {columns} FROM main.{table} UNION ALL SELECT {columns} FROM temp.parents_{table}"
+        # Not main.x: of an image that is encrypted as a whole the rows are in temporary tables.
+        both = f"SELECT {columns} FROM {table} UNION ALL SELECT {columns} FROM temp.parents_{table}"
         statements += [f"DROP VIEW IF EXISTS temp.all_{table}", f"CREATE TEMP VIEW all_{table} AS {both}"]
     text = (files("sqlimage.schema") / "views.sql").read_text("utf-8")
     for view in _VIEW.findall(text):

@@ -43,7 +43,8 @@ def content_of(chunk: StoredChunk) -> bytes:
     """A chunk decoded and verified. Raises :class:`~sqlimage.errors.DamagedError`."""
     if chunk.stored is None:
         raise DamagedError(f"data {chunk.id}: its bytes are in a parent or a segment that is not here", data=chunk.id)
-    return decode(chunk.stored, chunk.flags, chunk.length, chunk.digest, data=chunk.id)
+    vault = chunk.vault() if chunk.vault else None
+    return decode(chunk.stored, chunk.flags, chunk.length, chunk.digest, vault=vault, data=chunk.id)
 
 
 class Connections:
@@ -89,7 +90,14 @@ class Connections:
 
 
 def connect(lineage: Lineage) -> list[Connections]:
-    """Connections to every file of a lineage, in its order."""
+    """Connections to every file of a lineage, in its order.
+
+    Of an image that is encrypted as a whole the map must be the one that was sealed: raises
+    :class:`~sqlimage.errors.DamagedError` where it is not, and :class:`~sqlimage.errors.LockedError` without its key.
+    """
+    for number, file in enumerate(lineage.files):
+        if file.is_sealed:
+            file.check_maps(lineage.in_file(number))
     return [Connections(file, told) for file, told in zip(lineage.files, lineage.arranged, strict=True)]
 
 
@@ -127,7 +135,7 @@ def read_missing(connections: list[Connections], chunk: StoredChunk, near: int |
         if other != near:
             found = data.find(connections[other].mine(), chunk.digest)
             if found is not None and found.stored is not None:
-                return StoredChunk(chunk.id, chunk.digest, chunk.length, found.flags, found.stored)
+                return StoredChunk(chunk.id, chunk.digest, chunk.length, found.flags, found.stored, found.vault)
     for each in connections:
         each.check()
     paths = [each.path for each in connections]
@@ -156,6 +164,8 @@ class ChunkCache:
         self._held: OrderedDict[Key, bytes] = OrderedDict()
         self._held_bytes = 0
         self._scratch = Scratch(limits.scratch_bytes)
+        self._encrypted: set[Key] = set()
+        """What of it no other file may hold in plain."""
         self._used: dict[Key, int] = {}
         """Bytes that were asked for of what is in memory. A chunk that was read whole is not kept in the scratch file:
         who reads a medium from end to end does not come back."""
@@ -199,7 +209,8 @@ class ChunkCache:
         if coming is not None:
             return coming.result()
         try:
-            content = fetch(self._connections, key)
+            chunk = read_stored(self._connections, key)
+            content = content_of(chunk)
         except BaseException as problem:
             with self._lock:
                 del self._coming[key]
@@ -209,11 +220,16 @@ class ChunkCache:
         with self._lock:
             del self._coming[key]
             self._held[key] = content
+            if chunk.vault is not None:
+                self._encrypted.add(key)
             self._held_bytes += len(content)
             while self._held_bytes > self._limit_bytes and len(self._held) > 1:
                 gone, old = self._held.popitem(last=False)
                 self._held_bytes -= len(old)
                 is_wanted = self._used.pop(gone, 0) < len(old) and self._scratch.is_usable
+                if gone in self._encrypted:
+                    self._encrypted.discard(gone)
+                    is_wanted = False
                 # Where the disk is slower than we are, what it cannot take in time is decoded again when it is needed.
                 if is_wanted and self._falling_bytes + len(old) <= self._limit_bytes // 2:
                     fallen.append(gone)

@@ -19,7 +19,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from sqlimage.codec.chunk import digest
+from sqlimage.codec.chunk import name_of
+from sqlimage.codec.vault import Vault
 from sqlimage.device import BlockDevice, Prefetching
 from sqlimage.errors import DamagedError
 from sqlimage.extent import Int64s, Runs
@@ -36,8 +37,8 @@ _AHEAD_BYTES = 64 * MIB
 
 Segment = tuple[int, int, int]
 """First cluster on the medium, clusters, and the byte in the content where they lie."""
-Chunk = tuple[int, bytes, int, list[Segment]]
-"""Key of a content, its digest and length, and where it lies, by place in the content."""
+Chunk = tuple[int, bytes, int, Vault | None, list[Segment]]
+"""Key of a content, its digest and length, the key it is encrypted with, and where it lies, by place in the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +151,10 @@ class Comparing:
                 return
             low, high = bounds[n]
             number = int(key[low])
-            name, length = known[number]
-            task.append(
-                (number, name, length, list(zip(start[low:high], count[low:high], offset[low:high], strict=True)))
-            )
+            name, length, encrypted_in = known[number]
+            vault = encrypted_in.vault() if encrypted_in else None
+            segments = list(zip(start[low:high], count[low:high], offset[low:high], strict=True))
+            task.append((number, name, length, vault, segments))
             held += length
             if held >= _TASK_BYTES:
                 self._announce(int(places[n]))
@@ -188,9 +189,9 @@ class Comparing:
         return np.flatnonzero(content.reshape(count, -1).any(axis=1)) + start
 
     def _differing_of(self, chunk: Chunk) -> Iterator[Int64s]:
-        key, name, length, segments = chunk
+        key, name, length, vault, segments = chunk
         whole = self._gathered(length, segments)
-        is_same = whole is not None and digest(whole) == name
+        is_same = whole is not None and name_of(whole, vault) == name
         expected = whole if is_same else fetch(self._connections, effective.key_of(key))
         assert expected is not None
         reached = 0

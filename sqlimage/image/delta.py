@@ -194,6 +194,7 @@ class _Volume:
         )
         if self.source.facts is not None and self.source.facts.may_share:
             wanted &= ~contents.sharing()
+        wanted[list(self.source.undigested)] = False
         rows = np.flatnonzero(wanted)
         self.readable.update(rows.tolist())
         sizes, records = contents.size_bytes[rows].tolist(), contents.record[rows].tolist()

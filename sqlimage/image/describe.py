@@ -83,6 +83,8 @@ def file_rows(volume: SourceVolume, version: int, digests: Mapping[int, bytes]) 
     known: list[bytes | None] = [None] * len(sizes)
     for at, digest in (*contents.inline_digest.items(), *digests.items()):
         known[at] = digest
+    for at in volume.undigested:
+        known[at] = None
     columns = zip(
         itertools.repeat(version),
         itertools.repeat(volume.number),

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from sqlimage.device import Buffer, DeviceExtent, check_range
 from sqlimage.errors import DamagedError
@@ -49,7 +50,8 @@ class _Look:
 
     def __del__(self) -> None:
         if hasattr(self, "chunks"):
-            self.close()
+            with suppress(Exception):  # what a thread is still reading through goes when that thread ends
+                self.close()
 
 
 class ImageDriver:

@@ -49,6 +49,7 @@ def begin(
         try:
             found = control.find_version(database, version)
             resolve(database, found, search).close()
+            database.vault_or_none()  # who cannot write what is encrypted does not begin
             database.use_log()
             if into is None:
                 with database.transaction():
@@ -224,9 +225,9 @@ def _make_child(
         parent = control.find_version(database, version)
         if parent.state != "sealed":
             raise RefusedError(f"{path}: version {parent.version} is an edit that is not finished")
-        volumes = control.volumes(database, parent)
+        volumes, keys = control.volumes(database, parent), database.keys()
     with NewImage(child) as new:
-        made = new.begin()
+        made = new.begin(keys)
         opened = _child_of(parent, 1, label, os.path.basename(path))
         control.insert_control(made, opened)
         _tell_begin(made, opened, user, message)

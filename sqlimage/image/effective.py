@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from sqlimage.codec.chunk import MAX_CHUNK_BYTES
+from sqlimage.codec.chunk import MAX_CHUNK_BYTES, ChunkFlag
 from sqlimage.errors import DamagedError, FormatError
 from sqlimage.extent import Int64s
 from sqlimage.image.chunks import Connections
@@ -17,6 +17,7 @@ from sqlimage.image.keys import Key
 from sqlimage.image.lineage import Lineage
 from sqlimage.streams import cluster_map, data
 from sqlimage.streams.cluster_map import MapTable
+from sqlimage.streams.database import Database
 
 Number = TypeVar("Number", int, Int64s)
 
@@ -36,9 +37,14 @@ def joined(file: int, data: Number) -> Number:
     return data * _FILES + file
 
 
-def described(connections: list[Connections], keys: Sequence[int]) -> dict[int, tuple[bytes, int]]:
-    """Digest and length of contents. Raises :class:`~sqlimage.errors.DamagedError` where one is missing."""
-    known: dict[int, tuple[bytes, int]] = {}
+def _is_possible(length: object) -> bool:
+    return isinstance(length, int) and 1 <= length <= MAX_CHUNK_BYTES
+
+
+def described(connections: list[Connections], keys: Sequence[int]) -> dict[int, tuple[bytes, int, Database | None]]:
+    """Digest and length of contents, and of those that are encrypted, the image that unlocks
+    them. Raises :class:`~sqlimage.errors.DamagedError` where one is missing."""
+    known: dict[int, tuple[bytes, int, Database | None]] = {}
     asked: dict[int, list[int]] = {}
     for key in keys:
         file, number = key_of(key)
@@ -47,10 +53,10 @@ def described(connections: list[Connections], keys: Sequence[int]) -> dict[int, 
         database = connections[file].mine()
         for at in range(0, len(numbers), _MOST_ASKED):
             rows = database.rows(data.NAMES, [json.dumps(numbers[at : at + _MOST_ASKED])])
-            for number, name, length in rows:
-                if not isinstance(name, bytes) or not isinstance(length, int) or not 1 <= length <= MAX_CHUNK_BYTES:
+            for number, name, length, flags in rows:
+                if not isinstance(name, bytes) or not isinstance(flags, int) or not _is_possible(length):
                     raise DamagedError(f"{database.path}: data {number} has no possible length", data=number)
-                known[joined(file, number)] = (name, length)
+                known[joined(file, number)] = name, length, database if flags & ChunkFlag.ENCRYPTED else None
         connections[file].check()
         missing = next((number for number in numbers if joined(file, number) not in known), None)
         if missing is not None:

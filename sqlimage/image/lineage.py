@@ -108,7 +108,7 @@ def _parent(lineage: Lineage, search: Sequence[str]) -> Link:
     looked: list[str] = []
     for candidate in candidates(path, child.control.parent_name, search):
         try:
-            database = Database.open(candidate)
+            database = Database.open(candidate, structure_only=True)
             arranged = arrangement.read(database)
         except SqlimageError as problem:
             looked.append(problem.message)

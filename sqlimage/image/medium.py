@@ -52,6 +52,8 @@ class SourceVolume:
     captured_as: str = "raw"
     """``files``; ``blocks``, where the files are not read but it is known which clusters count; ``raw``."""
     raw_reason: str | None = None
+    undigested: frozenset[int] = frozenset()
+    """Rows of the contents of which no digest may be kept, for they are encrypted."""
     relocation: Relocation | None = None
     """How it is laid out anew; then all of the above tells of the new layout."""
     scan_before: Scan | None = None
@@ -69,6 +71,8 @@ class Medium:
     table: PartitionTable | None
     table_problem: str | None
     volumes: tuple[SourceVolume, ...]
+    secret: Runs = dataclasses.field(default_factory=Runs.empty)
+    """What is to be encrypted, in bytes of the medium."""
 
     @property
     def size_bytes(self) -> int:

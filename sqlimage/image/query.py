@@ -60,6 +60,11 @@ class Query:
     def __init__(self, version: Version) -> None:
         self._version = version
         self._database = version.image.database.reader()
+        try:
+            self._database.unseal()
+        except BaseException:
+            self._database.close()
+            raise
         self.notes: list[str] = []
         """What whoever asks should know: the views show only this file where a parent is not to be found."""
         self._stack = ExitStack()

@@ -10,6 +10,7 @@ from sqlimage.image.changes import Change
 from sqlimage.image.delta import Delta, Observed
 from sqlimage.image.describe import volume_row
 from sqlimage.image.medium import in_units_of, inspect
+from sqlimage.image.secrecy import PROPERTY, globs_of, secret_files
 from sqlimage.image.systems import properties_since
 from sqlimage.streams import cluster_map, control, properties
 from sqlimage.streams.control import Control, Volume
@@ -23,14 +24,16 @@ class Sealing:
         self._database = database
         self._version = version
         written = cluster_runs_in_bytes(database, version)
-        self._medium = in_units_of(version.bytes_per_cluster, inspect(device, keep_page_files=True))
+        inherited = properties.read_all(database, version.version)
+        medium = in_units_of(version.bytes_per_cluster, inspect(device, keep_page_files=True))
+        # All that an edit writes is encrypted where anything is; of these files no digest is kept either.
+        self._medium, _ = secret_files(medium, globs_of(inherited.get(PROPERTY)))
         self._delta = Delta(database, version.version, version.version, version.total_clusters)
         self._observed = Observed(self._delta, self._medium, keep_page_files=None)
         self.written_clusters = written.total // version.bytes_per_cluster
         known = {volume.number: volume for volume in control.volumes(database, version)}
         self._observed.compare_with(written, known)
         self.changes: list[Change] = self._delta.changes
-        inherited = properties.read_all(database, version.version)
         had_system = any(volume.os_name is not None for volume in known.values())
         found = properties_since(self._medium, inherited, had_system=had_system)
         self._properties = {name: value for name, value in found.items() if value != inherited.get(name)}

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from operator import attrgetter
 
-from sqlimage.codec.chunk import digest, encode
+from sqlimage.codec.chunk import encode, name_of
+from sqlimage.codec.vault import Vault
 from sqlimage.extent import Runs
 from sqlimage.image import remap
 from sqlimage.image.chunks import Connections
@@ -50,6 +51,8 @@ class Store:
         self._ancestors = ancestors
         """Where content may lie already. What other versions of those files hold is nothing to rely on: they may go."""
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
+        self._vault = database.vault_or_none()
+        """In an image that holds anything encrypted, all that is written is: it may be part of any file."""
         self._cover = remap.Cover(database, self._version)
         self._stored_bytes = 0
         # Never given twice while this edit is worked on: caches know chunks by number.
@@ -99,7 +102,7 @@ class Store:
                 if held >= _TASK_BYTES:
                     tasks.append([])
                     held = 0
-        yield from zip(tasks, self._pool.map(lambda task: _encode(overlay, task), tasks), strict=True)
+        yield from zip(tasks, self._pool.map(lambda task: _encode(overlay, task, self._vault), tasks), strict=True)
 
     def _put(self, coded: Sequence[Coded]) -> dict[bytes, int]:
         """The number of each content in the data stream, by digest; what is there already is not stored again."""
@@ -142,7 +145,7 @@ def _zeros(length: int) -> bytes:
     return bytes(length)
 
 
-def _encode(overlay: Overlay, task: list[tuple[int, int]]) -> list[Coded | None]:
+def _encode(overlay: Overlay, task: list[tuple[int, int]], vault: Vault | None) -> list[Coded | None]:
     """Digest and stored form of each piece; None where it is all zeros."""
     coded: list[Coded | None] = []
     for start, clusters in task:
@@ -153,6 +156,7 @@ def _encode(overlay: Overlay, task: list[tuple[int, int]]) -> list[Coded | None]
         if content == _zeros(len(content)):
             coded.append(None)
             continue
-        flags, stored = encode(content, _LEVEL)
-        coded.append((digest(content), len(content), flags, stored))
+        name = name_of(content, vault)
+        flags, stored = encode(content, _LEVEL, vault, name)
+        coded.append((name, len(content), flags, stored))
     return coded

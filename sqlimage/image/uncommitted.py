@@ -78,4 +78,12 @@ class _Fetcher:
         else:
             chunk = read_stored(self._connections, (file, number))
         assert chunk.stored is not None
-        return decode(chunk.stored, chunk.flags, chunk.length, None, data=number)
+        return decode(
+            chunk.stored,
+            chunk.flags,
+            chunk.length,
+            chunk.digest,
+            vault=chunk.vault() if chunk.vault else None,
+            is_digested_elsewhere=True,
+            data=number,
+        )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from sqlimage.codec.ways import Way
 from sqlimage.device import BlockDevice, Prefetching
 from sqlimage.errors import RefusedError, UsageError
 from sqlimage.extent import Runs
@@ -18,6 +19,7 @@ from sqlimage.journey import presets
 from sqlimage.journey.child import ChildCapture, Target
 from sqlimage.journey.defragment import Relayout
 from sqlimage.journey.encode import Encoder
+from sqlimage.journey.encryption import Encryption, Wanted, for_child, for_first
 from sqlimage.journey.plan import Plan, make_plan
 from sqlimage.journey.pour import pour
 from sqlimage.journey.presets import Preset
@@ -50,6 +52,7 @@ class _Wishes:
     geometry: Geometry | None
     threads: int | None
     progress: Progress | None
+    encryption: Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,9 @@ def capture(
     partition: int | None = None,
     property_values: Mapping[str, Value] | None = None,
     store: Sequence[str] = (),
+    encrypt: Sequence[str] = (),
+    encrypt_all: bool = False,
+    ways: Sequence[Way] | Callable[[], Sequence[Way]] = (),
     keep_page_files: bool = False,
     defragment: bool = False,
     preset: str = presets.DEFAULT,
@@ -91,10 +97,13 @@ def capture(
     partition of it, by the number Linux gives it. ``parent`` is an image: then the new one is a child of it and holds
     only what differs from its version ``parent_version`` (the latest, unless told); with ``append`` the child is a new
     version in ``image`` itself. ``search`` are directories in which the parent's own parents are looked for. ``store``
-    are globs of files that stay uncompressed. With ``defragment`` every file of an NTFS or FAT volume lies in one piece
-    in the image; a volume with which that is not safe is taken as it is, and the report says why. ``hidden_sectors``
-    (sectors before the volume) and ``geometry`` override what the boot sector says. The image, or the new version, is
-    there whole and synced, or not at all. Raises :class:`~sqlimage.errors.SqlimageError` subclasses only.
+    are globs of files that stay uncompressed, ``encrypt`` those of files that are encrypted; with ``encrypt_all``
+    everything is, and nothing in the file tells what is on the medium. ``ways`` lead to the key of an image that has
+    none yet, or tell them when one is made; a child has its parent's. With ``defragment`` every file of an NTFS or FAT
+    volume lies in one piece in the image; a volume with which that is not safe is taken as it is, and the report says
+    why. ``hidden_sectors`` (sectors before the volume) and ``geometry`` override what the boot sector says. The image,
+    or the new version, is there whole and synced, or not at all. Raises :class:`~sqlimage.errors.SqlimageError`
+    subclasses only.
     """
     wishes = _Wishes(
         label,
@@ -107,6 +116,7 @@ def capture(
         geometry,
         threads,
         progress,
+        Wanted(tuple(encrypt), encrypt_all, ways),
     )
     for name, value in wishes.property_values.items():
         properties.check(name, value)
@@ -149,19 +159,28 @@ def opened_source(
 
 def _capture_first(source: _Source, image: str | os.PathLike[str], wishes: _Wishes) -> CaptureReport:
     """A version without a parent."""
+    encryption = for_first(wishes.encryption)
     with NewImage(image) as new:
         relayout = Relayout(_inspected(source, wishes))
-        medium = relayout.medium
+        encryption, medium = encryption.conceal(relayout.medium)
         plan = make_plan(medium, wishes.preset, wishes.store)
-        database = new.begin()
+        database = new.begin(encryption.keys)
         relayout.begin(database)
         writer = Writer(database)
-        story = Story(database, medium, plan, writer, wishes.hidden_sectors, source.notes)
+        notes = (*source.notes, *encryption.notes)
+        story = Story(database, medium, plan, writer, wishes.hidden_sectors, notes, encryption=encryption)
         total = plan.wanted.total * plan.bytes_per_cluster
         progress = wishes.progress
         pour(
             plan.jobs(lambda places: _prefetch(medium, places)),
-            Encoder(medium.device, plan.bytes_per_cluster, wishes.preset.chunk_bytes, wishes.preset.level),
+            Encoder(
+                medium.device,
+                plan.bytes_per_cluster,
+                wishes.preset.chunk_bytes,
+                wishes.preset.level,
+                vault=encryption.vault,
+                secret=plan.secret,
+            ),
             writer,
             bytes_per_cluster=plan.bytes_per_cluster,
             threads=wishes.threads,
@@ -204,7 +223,7 @@ def _capture_child(
     with Image.open(parent_path, search=search) as parent_image, NewImage(image) as new:
         parent = _sealed(parent_image.version(parent_version))
         with _Child(source, parent, Target(VERSION, 1, is_parents_file=False), wishes) as child:
-            database = new.begin()
+            database = new.begin(child.encryption.keys)
             story, writer = child.write(database, os.path.basename(parent_image.path), new.start_writeback)
             new.make_indexes()
             writer.repoint()
@@ -227,7 +246,7 @@ def _append(
         control.check_new_label(database, wishes.label)
         parent = _sealed(parent_image.version(parent_version))
         target = Target(control.next_version(database), data.next_id(database), is_parents_file=True)
-        with _Child(source, parent, target, wishes) as child, database.transaction():
+        with _Child(source, parent, target, wishes) as child, _with_keys(database, child.encryption):
             story, writer = child.write(database, None, None)
             writer.repoint()
             child.prove(database, writer)
@@ -235,6 +254,17 @@ def _append(
         if wishes.defragment:
             give_back_space(database)  # where the fix-ups were
     return story.report(database.path, os.path.getsize(database.path))
+
+
+@contextmanager
+def _with_keys(database: Database, encryption: Encryption) -> Iterator[None]:
+    """The transaction that adds a version to a file, which gets a key where it had none."""
+    if encryption.keys and not encryption.keys.is_whole:
+        database.keep_fixups_in_memory()
+    with database.transaction():
+        if encryption.keys and encryption.is_new:
+            database.encrypt_with(encryption.keys)
+        yield
 
 
 class _Child:
@@ -245,6 +275,7 @@ class _Child:
         self._parent = parent
         self._target = target
         self._wishes = wishes
+        self.encryption = for_child(wishes.encryption, parent, is_parents_file=target.is_parents_file)
         self._relayout: Relayout | None = None
         if wishes.defragment:
             self._relayout = Relayout(in_units_of(parent.control.bytes_per_cluster, _inspected(source, wishes)))
@@ -259,6 +290,7 @@ class _Child:
             self._medium = (
                 in_units_of(unit, _inspected(source, wishes)) if self._relayout is None else self._relayout.medium
             )
+            self.encryption, self._medium = self.encryption.conceal(self._medium)
             self._plan = make_plan(self._medium, wishes.preset, wishes.store)
             self._capture.look(self._medium, self._plan, wishes.keep_page_files)
         except BaseException:
@@ -288,11 +320,18 @@ class _Child:
         properties_before = self._parent.properties()
         parent = Parent(self._parent.control, parent_name, properties_before, had_system, self._capture.delta)
         story = Story(
-            database, self._medium, self._plan, writer, wishes.hidden_sectors, self._source.notes, parent=parent
+            database,
+            self._medium,
+            self._plan,
+            writer,
+            wishes.hidden_sectors,
+            (*self._source.notes, *self.encryption.notes),
+            encryption=self.encryption,
+            parent=parent,
         )
         if self._relayout is not None:
             self._relayout.begin(database)
-        self._capture.store(writer, wishes.preset, start_writeback)
+        self._capture.store(writer, wishes.preset, start_writeback, self.encryption.vault)
         if self._relayout is not None:
             self._relayout.finish(database)
         story.write(wishes.preset, wishes.label, self._source.origin, wishes.geometry, wishes.property_values)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from sqlimage.codec.vault import Vault
 from sqlimage.device import BlockDevice, Prefetching
 from sqlimage.extent import Runs
 from sqlimage.image.chunks import Connections, connect, read_row
@@ -20,7 +21,7 @@ from sqlimage.image.lineage import resolve
 from sqlimage.image.medium import Medium
 from sqlimage.image.uncommitted import Ancestors
 from sqlimage.journey.encode import Encoded, Encoder, NewChunk, Record
-from sqlimage.journey.jobs import NOBODY, About, Job, Piece, Window
+from sqlimage.journey.jobs import NOBODY, About, Encrypt, Job, Piece, Window
 from sqlimage.journey.moved import Donors, Reference
 from sqlimage.journey.plan import Plan, VolumeContents
 from sqlimage.journey.pour import pour
@@ -111,12 +112,22 @@ class ChildCapture:
         writer: Writer,
         preset: Preset,
         start_writeback: Callable[[], None] | None = None,
+        vault: Vault | None = None,
     ) -> None:
         """Write data and map of the new version."""
         unit, chunk_bytes = self._medium.bytes_per_cluster, self._parent.control.chunk_bytes
         own_file = 0 if self._target.is_parents_file else None
         holdings = Holdings(self._lineage, self._connections, own_file)
-        encoder = Encoder(self._device, unit, chunk_bytes, preset.level, ids=self._ids, held=holdings.find)
+        encoder = Encoder(
+            self._device,
+            unit,
+            chunk_bytes,
+            preset.level,
+            ids=self._ids,
+            held=holdings.find,
+            vault=vault,
+            secret=self._plan.secret,
+        )
         kept = self._without_what_moved(writer)
         jobs = self._jobs(kept, max(1, chunk_bytes // unit), preset.window_bytes // unit)
         pour(jobs, encoder, writer, bytes_per_cluster=unit, threads=self._threads, start_writeback=start_writeback)
@@ -151,8 +162,12 @@ class ChildCapture:
                     kept.append((pieces[0][1], *_placed(pieces, whole, about, self._medium.bytes_per_cluster)))
         finally:
             donors.close()
-        for start, count in changed.intersect(self._plan.leftover):
-            kept.append((start, [(0, start, count)], NOBODY))
+        leftover = changed.intersect(self._plan.leftover)
+        for runs, encrypt in (
+            (leftover.intersect(self._plan.secret), Encrypt.ALL),
+            (leftover.subtract(self._plan.secret), Encrypt.NOTHING),
+        ):
+            kept += [(start, [(0, start, count)], NOBODY._replace(encrypt=encrypt)) for start, count in runs]
         kept.sort(key=lambda one: one[0])
         return kept
 

@@ -17,10 +17,12 @@ from functools import partial
 
 import numpy as np
 
-from sqlimage.codec.chunk import digest, encode
+from sqlimage.codec.chunk import digest, encode, name_of
+from sqlimage.codec.vault import Vault
 from sqlimage.device import BlockDevice
+from sqlimage.extent import Runs, overlaps
 from sqlimage.image.holding import Held
-from sqlimage.journey.jobs import Item, Job, Key, Pack, Piece, Slab
+from sqlimage.journey.jobs import Encrypt, Item, Job, Key, Pack, Piece, Slab
 
 SMALLEST_HOLE_BYTES = 4096
 """Shorter stretches of zero clusters stay in their chunk: a map record costs more than they do once compressed."""
@@ -71,7 +73,8 @@ class Encoded:
 class Encoder:
     """Turns jobs into chunks and map records.
 
-    ``level`` is zstd's; ``ids`` gives numbers for chunks, and ``held`` tells what need not be stored. :meth:`begin`
+    ``level`` is zstd's; ``ids`` gives numbers for chunks, and ``held`` tells what need not be stored; ``vault``
+    encrypts every chunk that has to do with the clusters ``secret``. :meth:`begin`
     belongs to one thread and MUST be called in the order of the plan, as MUST the callables it returns be started, by
     any threads: slabs of one content wait for those before.
     """
@@ -85,6 +88,8 @@ class Encoder:
         *,
         ids: Iterator[int] | None = None,
         held: Holding | None = None,
+        vault: Vault | None = None,
+        secret: Runs | None = None,
     ) -> None:
         self._device = device
         self._unit = unit
@@ -93,8 +98,10 @@ class Encoder:
         self._zero_run = re.compile(rb"\0{%d,}" % max(1, SMALLEST_HOLE_BYTES // unit))
         self._ids = ids or itertools.count(1)
         self._held = held
+        self._vault = vault
+        self._secret = secret if vault is not None and secret is not None else Runs.empty()
         self._chunks: dict[bytes, int] = {}
-        self._smalls: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self._smalls: dict[tuple[bytes, int, bool], tuple[int, int]] = {}
         self._local = threading.local()
 
     def begin(self, job: Job) -> Callable[[], Encoded]:
@@ -175,28 +182,30 @@ class Encoder:
             if not stretches:
                 result.zero_bytes += len(content)
                 continue
-            met = self._smalls.get(alike) if alike is not None else None
+            known = (*alike, job.encrypt) if alike is not None else None
+            met = self._smalls.get(known) if known is not None else None
             if met is not None:  # perhaps in this very pack
                 data, offset = met
                 result.repeated_bytes += len(content)
-            elif alike is not None and len(self._smalls) < _MOST_REMEMBERED:
-                self._smalls[alike] = (mine, length)
+            elif known is not None and len(self._smalls) < _MOST_REMEMBERED:
+                self._smalls[known] = (mine, length)
             for a, b in stretches:
                 if met is None:
                     parts.append(buffer[a * unit : b * unit])
                     length += (b - a) * unit
                 self._map(job.pieces, places, a, b, data, offset, result)
                 offset += (b - a) * unit
-        return partial(self._finish_pack, mine, b"".join(parts), job.store, result)
+        return partial(self._finish_pack, mine, b"".join(parts), job, result)
 
-    def _finish_pack(self, data: int, whole: bytes, store: bool, result: Encoded) -> Encoded:
+    def _finish_pack(self, data: int, whole: bytes, job: Pack, result: Encoded) -> Encoded:
         if whole:
-            name = digest(whole)
+            vault = self._vault if job.encrypt else None
+            name = name_of(whole, vault)
             if len(self._chunks) < _MOST_REMEMBERED:
                 self._chunks.setdefault(name, data)
             # Others may refer to this chunk by its number already, so it is never replaced here; where an equal one
             # exists, the writer finds out and re-points the records.
-            self._encode(data, name, whole, store, result)
+            self._encode(data, name, whole, job.store, vault, result)
         return result
 
     def _digest_item(self, item: Item, key: Key, content: memoryview, result: Encoded) -> tuple[bytes, int]:
@@ -217,30 +226,62 @@ class Encoder:
         return digest(content), item.clusters
 
     def _slab(self, job: Slab, buffer: memoryview, used: bytes, result: Encoded) -> None:
-        unit = self._unit
         places = [piece[0] for piece in job.pieces]
         for low in range(0, job.clusters, self._chunk_clusters):
             high = min(low + self._chunk_clusters, job.clusters)
             stretches = self._used_stretches(used, low, high)
             if not stretches:
-                result.zero_bytes += (high - low) * unit
-                continue
-            parts = [buffer[a * unit : b * unit] for a, b in stretches]
-            whole = parts[0] if len(parts) == 1 else b"".join(parts)
-            name = digest(whole)
-            data, is_new = self._claim(name)
-            if is_new:
-                self._encode(data, name, whole, job.store, result)
+                result.zero_bytes += (high - low) * self._unit
+            elif job.encrypt == Encrypt.PARTS:
+                secret, plain = self._divided(job.pieces, stretches)
+                self._chunk(job, buffer, places, secret, self._vault, result)
+                self._chunk(job, buffer, places, plain, None, result)
             else:
-                result.repeated_bytes += len(whole)
-            offset = 0
-            for a, b in stretches:
-                self._map(job.pieces, places, a, b, data, offset, result)
-                offset += (b - a) * unit
+                vault = self._vault if job.encrypt == Encrypt.ALL else None
+                self._chunk(job, buffer, places, stretches, vault, result)
         if job.chain:
             whole_digest = job.chain.feed(job.turn, job.offset_bytes, buffer, last=job.last)
             if whole_digest:
                 result.digests.append((job.chain.key, whole_digest))
+
+    def _chunk(
+        self,
+        job: Slab,
+        buffer: memoryview,
+        places: list[int],
+        stretches: list[tuple[int, int]],
+        vault: Vault | None,
+        result: Encoded,
+    ) -> None:
+        """Stretches of the buffer, as one chunk."""
+        if not stretches:
+            return
+        unit = self._unit
+        parts = [buffer[a * unit : b * unit] for a, b in stretches]
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        name = name_of(whole, vault)
+        data, is_new = self._claim(name)
+        if is_new:
+            self._encode(data, name, whole, job.store, vault, result)
+        else:
+            result.repeated_bytes += len(whole)
+        offset = 0
+        for a, b in stretches:
+            self._map(job.pieces, places, a, b, data, offset, result)
+            offset += (b - a) * unit
+
+    def _divided(
+        self, pieces: list[Piece], stretches: list[tuple[int, int]]
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Stretches of the buffer that are secret, and those that are not."""
+        place, start, count = np.array(pieces, dtype=np.int64).T
+        met = overlaps(start, count, self._secret.start, self._secret.length)
+        secret = Runs.of(zip((place[met.a] + met.into_a).tolist(), met.length.tolist(), strict=True))
+        every = Runs.of((a, b - a) for a, b in stretches)
+        return (
+            [(a, a + length) for a, length in every.intersect(secret)],
+            [(a, a + length) for a, length in every.subtract(secret)],
+        )
 
     def _claim(self, name: bytes) -> tuple[int, bool]:
         """The number of the chunk with this digest, and whether it is the caller's to make."""
@@ -251,13 +292,15 @@ class Encoder:
             first = self._chunks.get(name, number)
         return first, first == number
 
-    def _encode(self, data: int, name: bytes, whole: bytes | memoryview, store: bool, result: Encoded) -> None:
+    def _encode(
+        self, data: int, name: bytes, whole: bytes | memoryview, store: bool, vault: Vault | None, result: Encoded
+    ) -> None:
         held = self._held(name) if self._held else None
         if held:
             result.chunks.append(NewChunk(data, name, len(whole), held.flags, held.stored_bytes, None))
             result.repeated_bytes += len(whole)
             return
-        flags, stored = encode(whole, None if store else self._level)
+        flags, stored = encode(whole, None if store else self._level, vault, name)
         result.chunks.append(NewChunk(data, name, len(whole), flags, len(stored), stored))
 
     def _map(

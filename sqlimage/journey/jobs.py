@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,15 @@ Piece = tuple[int, int, int]
 
 Key = tuple[int, int]
 """A content: its volume, and its row in the contents of that volume."""
+
+
+class Encrypt(IntEnum):
+    """How much of a content is to be encrypted."""
+
+    NOTHING = 0
+    PARTS = 1
+    """Those clusters that are secret: a file of records may hold contents of other files."""
+    ALL = 2
 
 
 class Item(NamedTuple):
@@ -43,6 +53,7 @@ class Pack:
     """Small contents, neighbours on the medium, that become one chunk."""
 
     store: bool
+    encrypt: bool = False
     pieces: list[Piece] = field(default_factory=list)
     clusters: int = 0
     items: list[Item] = field(default_factory=list)
@@ -63,6 +74,7 @@ class Slab:
     pieces: list[Piece]
     clusters: int
     store: bool
+    encrypt: Encrypt
     offset_bytes: int
     """Where the slab begins in its content."""
     chain: DigestChain | None
@@ -83,9 +95,10 @@ class About(NamedTuple):
     valid_bytes: int
     digested: bool
     store: bool
+    encrypt: Encrypt
 
 
-NOBODY = About(None, "", 0, 0, False, False)
+NOBODY = About(None, "", 0, 0, False, False, Encrypt.NOTHING)
 """Clusters that belong to no file."""
 
 
@@ -104,9 +117,11 @@ class Window:
         return len(self._small) + len(self._large)
 
     def add(self, pieces: list[Piece], about: About) -> None:
-        """Take a content: shorter than a chunk and without holes, it will be packed; else it is cut."""
+        """Take a content: shorter than a chunk and without holes, it will be packed; else it is cut, as is what is
+        encrypted in parts."""
         clusters = sum(piece[2] for piece in pieces)
-        if clusters <= self._chunk_clusters and pieces[-1][0] + pieces[-1][2] == clusters:
+        is_whole = pieces[-1][0] + pieces[-1][2] == clusters and about.encrypt != Encrypt.PARTS
+        if clusters <= self._chunk_clusters and is_whole:
             self._small.append((about, pieces, clusters))
             self.small_clusters += clusters
         else:
@@ -137,13 +152,15 @@ class Window:
 
     def _packs(self) -> Iterator[Pack]:
         """Small contents, like beside like, so that they compress well together."""
-        self._small.sort(key=lambda small: (small[0].store, _kin(small[0].path)))
+        self._small.sort(key=lambda small: (small[0].store, small[0].encrypt, _kin(small[0].path)))
         pack = Pack(False)
         for about, pieces, clusters in self._small:
-            if pack.clusters + clusters > self._chunk_clusters or about.store != pack.store:
+            is_secret = about.encrypt == Encrypt.ALL
+            is_alike = about.store == pack.store and is_secret == pack.encrypt
+            if pack.clusters + clusters > self._chunk_clusters or not is_alike:
                 if pack.items:
                     yield pack
-                pack = Pack(about.store)
+                pack = Pack(about.store, is_secret)
             pack.add(about.key, pieces, (about.size_bytes, about.valid_bytes, about.digested))
         if pack.items:
             yield pack
@@ -153,7 +170,7 @@ class Window:
         for about, pieces in self._large:
             digested = about.key is not None and about.digested
             chain = DigestChain(about.key, about.size_bytes, about.valid_bytes) if about.key and digested else None
-            yield from _slabs(pieces, length, about.store, chain, self._bytes_per_cluster)
+            yield from _slabs(pieces, length, about, chain, self._bytes_per_cluster)
 
 
 def _kin(path: str) -> tuple[str, str]:
@@ -164,7 +181,7 @@ def _kin(path: str) -> tuple[str, str]:
 
 
 def _slabs(
-    pieces: Sequence[Piece], length: int, store: bool, chain: DigestChain | None, bytes_per_cluster: int
+    pieces: Sequence[Piece], length: int, about: About, chain: DigestChain | None, bytes_per_cluster: int
 ) -> Iterator[Slab]:
     """Cut a content at multiples of ``length`` clusters; stretches without clusters make no slab."""
     current: list[Piece] = []
@@ -175,7 +192,8 @@ def _slabs(
         if chain:
             turn, chain.slabs = chain.slabs, chain.slabs + 1
         clusters = current[-1][0] + current[-1][2]
-        return Slab(current, clusters, store, number * length * bytes_per_cluster, chain, turn, last)
+        offset = number * length * bytes_per_cluster
+        return Slab(current, clusters, about.store, about.encrypt, offset, chain, turn, last)
 
     for place, start, count in pieces:
         while count:

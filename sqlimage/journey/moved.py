@@ -85,6 +85,8 @@ class Donors:
                 link.control.version: n for n, link in enumerate(self._lineage.links) if link.file == file and n > 0
             }
             database = connections.mine()
+            if database.sealed is None:
+                database.unseal()
             for version, volume, record, stream, digest in database.rows(_OLDER, [json.dumps(list(links)), asked]):
                 rows = database.rows(_OLDER_PLACES, [version, volume, record, stream])
                 if rows and digest not in self._by_digest:

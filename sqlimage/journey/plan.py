@@ -7,16 +7,16 @@ order in which a restore or a boot wants it.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sqlimage.extent import Int64s, Runs
-from sqlimage.filesystem.contract import ContentFlag, EntryKind
+from sqlimage.extent import Int64s, Runs, overlaps
+from sqlimage.filesystem.contract import ContentFlag
 from sqlimage.image.medium import Medium, SourceVolume
-from sqlimage.journey.jobs import NOBODY, About, Job, Piece, Window
+from sqlimage.image.secrecy import matching
+from sqlimage.journey.jobs import NOBODY, About, Encrypt, Job, Piece, Window
 from sqlimage.journey.presets import Preset
 
 _MOST_IN_WINDOW = 100_000
@@ -40,14 +40,21 @@ class Plan:
     """From how large a stretch small contents are brought together by kind."""
     leftover: Runs
     """Wanted clusters that belong to no content: boot sectors, tables, gaps."""
+    secret: Runs
+    """What is encrypted."""
 
     def jobs(self, announce: Callable[[Runs], None]) -> Iterator[Job]:
         """The work, in order; computed as it is asked for. ``announce`` is told, before each window, which clusters
         will be read out of order."""
         window = Window(self.chunk_clusters, self.bytes_per_cluster)
+        met = overlaps(self.leftover.start, self.leftover.length, self.secret.start, self.secret.length).a
+        nobody = [NOBODY] * len(self.leftover)
+        for n in met.tolist():
+            nobody[n] = NOBODY._replace(encrypt=Encrypt.PARTS)
         for group, n in self._in_disk_order():
             if group == len(self.contents):
-                window.add([(0, int(self.leftover.start[n]), int(self.leftover.length[n]))], NOBODY)
+                start, length = int(self.leftover.start[n]), int(self.leftover.length[n])
+                window.add([(0, start, length)], nobody[n])
             else:
                 content = self.contents[group]
                 window.add(content.pieces(n), content.about(n))
@@ -84,6 +91,7 @@ class VolumeContents:
     valid_bytes: list[int]
     digested: list[bool]
     store: list[bool]
+    encrypt: list[Encrypt]
     path: list[str]
     """A name of each; empty where it has none."""
 
@@ -95,6 +103,7 @@ class VolumeContents:
             self.valid_bytes[n],
             self.digested[n],
             self.store[n],
+            self.encrypt[n],
         )
 
     def pieces(self, n: int) -> list[Piece]:
@@ -109,11 +118,12 @@ def make_plan(medium: Medium, preset: Preset, store: Sequence[str] = ()) -> Plan
     unit = medium.bytes_per_cluster
     allocated, wanted, owned = medium.gaps(), medium.gaps(), Runs.empty()
     contents = []
+    secret = _clusters(medium.secret, unit)
     for volume in medium.volumes:
         allocated = allocated.union(volume.allocated.shift(volume.offset_bytes))
         wanted = wanted.union(volume.allocated.subtract(volume.left_out).shift(volume.offset_bytes))
         if volume.scan:
-            columns = _contents(volume, unit, store)
+            columns = _contents(volume, unit, store, secret)
             contents.append(columns)
             owned = owned.union(
                 Runs.from_arrays(
@@ -130,6 +140,7 @@ def make_plan(medium: Medium, preset: Preset, store: Sequence[str] = ()) -> Plan
         preset.chunk_bytes // unit,
         preset.window_bytes // unit,
         leftover,
+        secret,
     )
 
 
@@ -143,7 +154,7 @@ def _data(medium: Medium) -> Runs:
     return Runs.of((e.offset_bytes, e.length_bytes) for e in medium.device.extents(0, medium.size_bytes) if e.is_data)
 
 
-def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeContents:
+def _contents(volume: SourceVolume, unit: int, store: Sequence[str], secret: Runs) -> VolumeContents:
     assert volume.scan is not None
     table = volume.scan.contents
     owner, place = table.run_owner(), table.run_place()
@@ -172,7 +183,12 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeCo
     )
     if len(volume.left_out):  # nor does a page or swap file of which a part is taken get one
         digested &= ~np.isin(rows, list(volume.paging_rows))
-    stored = _matching(volume, store)
+    stored = matching(volume, store)
+    digested &= ~np.isin(rows, list(volume.undigested))
+    touching = overlaps(start, count, secret.start, secret.length)
+    is_secret = np.bincount(owner[touching.a], touching.length, minlength=len(table))[rows]
+    clusters = np.bincount(owner, count, minlength=len(table))[rows]
+    encrypt = np.where(is_secret == 0, Encrypt.NOTHING, np.where(is_secret < clusters, Encrypt.PARTS, Encrypt.ALL))
     named = np.flatnonzero(volume.scan.entries.content >= 0)
     name_of = np.full(len(table), -1, dtype=np.int64)
     name_of[volume.scan.entries.content[named]] = named
@@ -189,20 +205,6 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str]) -> VolumeCo
         table.valid_bytes[rows].tolist(),
         digested.tolist(),
         [row in stored for row in rows.tolist()] if stored else [False] * len(rows),
+        [Encrypt(number) for number in encrypt.tolist()],
         [paths[n] if n >= 0 else "" for n in name_of[rows].tolist()],
     )
-
-
-def _matching(volume: SourceVolume, globs: Sequence[str]) -> set[int]:
-    """Rows of contents one of whose names matches a glob, by whole path where the glob has a slash, else by name."""
-    if not globs or volume.scan is None:
-        return set()
-    entries = volume.scan.entries
-    found = set()
-    for path, kind, row in zip(entries.path, entries.kind.tolist(), entries.content.tolist(), strict=True):
-        if row < 0 or kind == EntryKind.DIRECTORY:
-            continue
-        name = path.rpartition("/")[2]
-        if any(fnmatch.fnmatchcase(path if "/" in glob else name, glob) for glob in globs):
-            found.add(row)
-    return found

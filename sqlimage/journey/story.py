@@ -13,6 +13,7 @@ from sqlimage.image.describe import FileColumns, extent_rows, file_rows, volume_
 from sqlimage.image.medium import Medium
 from sqlimage.image.relayout import moves_of
 from sqlimage.image.systems import properties_since
+from sqlimage.journey.encryption import Encryption
 from sqlimage.journey.plan import Plan
 from sqlimage.journey.presets import Preset
 from sqlimage.journey.write import Totals, Writer
@@ -90,11 +91,13 @@ class Story:
         hidden_sectors: int | None,
         notes: Sequence[str],
         *,
+        encryption: Encryption | None = None,
         parent: Parent | None = None,
     ) -> None:
         self._database = database
         self._version = writer.version
         self._parent = parent
+        self._encryption = encryption or Encryption()
         self._medium = medium
         self._plan = plan
         self._writer = writer
@@ -161,6 +164,8 @@ class Story:
             detail["defragmented"] = {
                 str(volume.number): {"moved_bytes": volume.moved_bytes, "fixups": volume.fixups} for volume in laid_out
             }
+        if self._encryption.keys is not None:
+            detail["encrypt"] = list(self._encryption.globs) or "all"
         if self._parent is not None:
             detail["parent"] = self._parent.control.uuid
             detail["files"] = count_actions(self._parent.delta.changes)
@@ -201,7 +206,7 @@ class Story:
             disk_id=medium.table.disk_id if medium.table else None,
             chunk_bytes=self._parent.control.chunk_bytes if self._parent else preset.chunk_bytes,
             compression="zstd",
-            encryption="none",
+            encryption=self._encryption.cipher,
             stored_bytes=totals.stored_bytes,
             source=source,
         )
@@ -211,6 +216,7 @@ class Story:
         known: dict[str, Value] = {
             "capture.tool": TOOL,
             "capture.raw_volumes": sum(volume.raw_reason is not None for volume in self._medium.volumes),
+            **self._encryption.properties,
         }
         for volume in self._medium.volumes:
             if volume.raw_reason:

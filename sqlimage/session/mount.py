@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlimage.image.chunks import LARGE, Cache
+from sqlimage.image.key_slots import unlock
 from sqlimage.mount import session
 from sqlimage.mount.background import Ready, start_in_background
 from sqlimage.mount.session import MountEnd, MountRequest
@@ -45,6 +46,8 @@ def mount(
     path, directory = os.path.abspath(path), os.path.abspath(directory)
     places = [os.path.abspath(place) for place in search]
     child = None if into is None else os.path.abspath(into)
+
+    unlock(path)  # while there is somebody to ask
 
     def work(ready: Ready) -> dict[str, Any]:
         opened = open_work(

@@ -232,7 +232,7 @@ def _checked(database: Database, row: Row) -> Control:
             f"{database.path}: version {control.version} has chunks of {control.chunk_bytes} bytes; allowed are one "
             f"cluster to {_LARGEST_CHUNK}"
         )
-    if control.encryption != "none" or control.compression not in ("none", "zstd"):
+    if control.encryption not in ("none", "aes-256-gcm") or control.compression not in ("none", "zstd"):
         raise FormatError(
             f"{database.path}: version {control.version} is coded as {control.compression}/{control.encryption}, "
             "which this reader does not know"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from sqlimage.codec.chunk import ChunkFlag
+from sqlimage.codec.vault import Vault
 from sqlimage.errors import DamagedError
 from sqlimage.streams.database import Database, typed
 
 INTO = "data (id, digest, length, stored_bytes, flags, bytes)"
 INSERT = f"INSERT INTO {INTO} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING"
 FIND = "SELECT id FROM data WHERE digest = ?"
-NAMES = "SELECT data.id, digest, length FROM json_each(?) AS asked JOIN data ON data.id = asked.value"
+NAMES = "SELECT data.id, digest, length, flags FROM json_each(?) AS asked JOIN data ON data.id = asked.value"
 IS_HELD = "SELECT id FROM data WHERE digest = ? AND bytes IS NOT NULL"
 WITHOUT_BYTES = "SELECT digest FROM data WHERE bytes IS NULL"
 FIND_ALL = "SELECT digest, id, bytes IS NOT NULL FROM data WHERE digest IN"
@@ -32,6 +35,8 @@ class StoredChunk:
     flags: int
     stored: bytes | None
     """None: an ancestor or a segment that has not arrived holds the bytes."""
+    vault: Callable[[], Vault] | None = None
+    """Where it is encrypted: unlocks the image it is in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,20 @@ def read(database: Database, data: int) -> StoredChunk:
     row = database.row(_SELECT, [data])
     if row is None:
         raise DamagedError(f"{database.path}: the map refers to data {data}, which is missing", data=data)
-    return StoredChunk(data, *typed(database.path, "data", _TYPES[1:], row))
+    return _chunk(database, data, *typed(database.path, "data", _TYPES[1:], row))
 
 
 def find(database: Database, digest: bytes) -> StoredChunk | None:
     """The row with that content, if this file has one."""
     row = database.row(_SELECT_DIGEST, [digest])
-    return None if row is None else StoredChunk(*typed(database.path, "data", (int, *_TYPES[1:3], int, _TYPES[4]), row))
+    return None if row is None else _chunk(database, *typed(database.path, "data", (int, *_TYPES[1:]), row))
+
+
+def _chunk(database: Database, number: int, name: bytes, length: int, flags: int, stored: bytes | None) -> StoredChunk:
+    is_encrypted = flags & ChunkFlag.ENCRYPTED != 0
+    if database.is_sealed and not is_encrypted:
+        raise DamagedError(f"{database.path}: data {number} is not encrypted, and all of the image is", data=number)
+    return StoredChunk(number, name, length, flags, stored, database.vault if is_encrypted else None)
 
 
 def next_id(database: Database) -> int:

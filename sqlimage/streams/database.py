@@ -7,34 +7,23 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
 
 import apsw
 
+from sqlimage.codec.vault import Vault
 from sqlimage.errors import DeviceError, FormatError, RefusedError, SqlimageError
-from sqlimage.streams import schema
+from sqlimage.streams import schema, unlocking
+from sqlimage.streams.connecting import BUSY_MS, check_identity, connect
 from sqlimage.streams.header import check_beside, check_header, readable_alone
+from sqlimage.streams.keys import INSERT_SLOT, Keys, new_identity
+from sqlimage.streams.sealed import IN_MEMORY, SealedStreams
 from sqlimage.streams.writer import WriterLock
 
 Row = tuple[Any, ...]
 
-_LIMITS = {
-    apsw.SQLITE_LIMIT_LENGTH: 16 << 20,  # the largest content has 8 MiB; views, tables and texts each hold copies
-    apsw.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
-    apsw.SQLITE_LIMIT_COLUMN: 200,
-    apsw.SQLITE_LIMIT_EXPR_DEPTH: 100,
-    apsw.SQLITE_LIMIT_COMPOUND_SELECT: 50,
-    apsw.SQLITE_LIMIT_VDBE_OP: 100_000,
-    apsw.SQLITE_LIMIT_ATTACHED: 10,
-    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000,
-    apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 10,
-}
-_BUSY_MS = 5000
-_STEPS_BETWEEN_LOOKS = 200_000
 _ROWS_AT_A_TIME = 64
 _LOG_PAGES = 16_384
 """How long the log may grow (64 MiB) before it is brought into the image."""
-_MOST_VERSIONS, _DEEPEST_LINEAGE = 10_000, 1000
 
 
 class Database:
@@ -48,17 +37,30 @@ class Database:
         self.writable = writable
         self.is_log_wanted = False
         """Whether the first transaction goes over to a log; until then not a byte changes."""
+        self.sealed: SealedStreams | None = None
+        """Of an image that is encrypted as a whole, once it is unlocked."""
+        self._vault: Vault | None = None
+        self._is_sealed: bool | None = None
         self._closed = False
         self._log_pages = 0
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, writable: bool = False, leave_alone: bool = False) -> Database:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        writable: bool = False,
+        leave_alone: bool = False,
+        structure_only: bool = False,
+    ) -> Database:
         """Open an image and check that it is one: identity, version, features, and the schema object by object.
 
         Read-only never writes, not even to take back what an interrupted change left: that is refused with a hint.
         ``leave_alone`` makes no file beside it either, where nobody has it open: for a short look at somebody else's.
+        An image that is encrypted as a whole is unlocked, unless its ``structure_only`` is asked for: control without
+        texts, data, map, bitmap.
         Raises :class:`~sqlimage.errors.NotFoundError`, :class:`~sqlimage.errors.FormatError`,
-        :class:`~sqlimage.errors.RefusedError`.
+        :class:`~sqlimage.errors.RefusedError`, :class:`~sqlimage.errors.LockedError`.
         """
         path = os.path.realpath(path)  # what belongs to an image lies beside it, not beside links to it
         has_log = check_header(path)
@@ -77,13 +79,90 @@ class Database:
         if has_log and not writable and (is_at_rest or not os.access(os.path.dirname(path), os.W_OK)):
             mode += readable_alone(path)
         with translated(path):
-            connection = _connect(path, mode)
+            connection = connect(path, mode)
             try:
-                _check_identity(path, connection)
+                check_identity(path, connection)
             except BaseException:
                 connection.close()
                 raise
-        return cls(path, connection, writable=writable, mode="ro" if writable else mode)
+        database = cls(path, connection, writable=writable, mode="ro" if writable else mode)
+        if not structure_only:
+            try:
+                database.unseal()
+            except BaseException:
+                connection.close()
+                raise
+        return database
+
+    @property
+    def key_id(self) -> str | None:
+        """Which data key the image is encrypted with, in parts at least; None where nothing is."""
+        with translated(self.path):
+            return unlocking.key_id(self.path, self.connection)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the image is encrypted as a whole."""
+        if self._is_sealed is None:
+            self._is_sealed = self.row("SELECT 1 FROM feature WHERE name = ?", [schema.SEALED_STREAMS]) is not None
+        return self._is_sealed
+
+    def vault(self) -> Vault:
+        """The data key of the image.
+
+        Raises :class:`~sqlimage.errors.LockedError` where none of the keys that were given opens it.
+        """
+        if self._vault is None:
+            with translated(self.path):
+                self._vault = unlocking.unlock(self.path, self.connection)
+        return self._vault
+
+    def vault_or_none(self) -> Vault | None:
+        """The data key, or None where nothing in the image is encrypted."""
+        return None if self.key_id is None else self.vault()
+
+    def keys(self) -> Keys | None:
+        """What a child file is made with: the same key, and the same ways to it; None where nothing is encrypted.
+
+        Raises :class:`~sqlimage.errors.LockedError`, for without the key nothing can be added.
+        """
+        vault = self.vault_or_none()
+        if vault is None:
+            return None
+        with translated(self.path):
+            return Keys(vault, unlocking.read_slots(self.path, self.connection), self.is_sealed)
+
+    def encrypt_with(self, keys: Keys) -> None:
+        """Let a file that is being made hold what is encrypted; inside the transaction that makes it."""
+        name = new_identity()
+        self._vault = keys.vault
+        for feature in (schema.ENCRYPTION, schema.SEALED_STREAMS)[: 1 + keys.is_whole]:
+            self.run("INSERT INTO feature (name, required) VALUES (?, 1)", [feature])
+        for told in ((unlocking.KEY_ID, keys.vault.key_id), (unlocking.IDENTITY, name)):
+            self.run("INSERT INTO format (name, value) VALUES (?, ?)", told)
+        for slot in keys.slots:
+            self.run(INSERT_SLOT, [slot.id, slot.kind, slot.parameters, slot.wrapped_key])
+        self._is_sealed = keys.is_whole
+        if keys.is_whole:
+            with translated(self.path):
+                self.sealed = SealedStreams(self.path, self.connection, keys.vault, name)
+
+    def keep_fixups_in_memory(self) -> None:
+        """Have the fix-up stream where the file never sees it, for it holds what is encrypted everywhere else. To be
+        called outside a transaction, and before anything temporary is made."""
+        if self.sealed is None:
+            self.run(IN_MEMORY)
+            self.run(schema.temporary_sql(("fixup",))[0])
+
+    def unseal(self) -> None:
+        """Have the sealed streams of this connection in memory, where the image has some."""
+        if self.is_sealed:
+            vault = self.vault()
+            with translated(self.path):
+                name = unlocking.identity(self.path, self.connection)
+                self.connection.execute(IN_MEMORY)
+                self.sealed = SealedStreams(self.path, self.connection, vault, name)
+                self.sealed.load()
 
     def use_log(self) -> None:
         """Write through a write-ahead log from now on: commits are short, and readers go on reading meanwhile."""
@@ -113,7 +192,7 @@ class Database:
     def shorten_log(self) -> None:
         """Bring the log into the image, beside commits and readers, by a connection of its own; from any thread."""
         with translated(self.path):
-            connection = _connect(self.path, "rw")
+            connection = connect(self.path, "rw")
             try:
                 connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchall()
             finally:
@@ -131,12 +210,13 @@ class Database:
         except RefusedError:
             return False
         finally:
-            self.connection.set_busy_timeout(_BUSY_MS)
+            self.connection.set_busy_timeout(BUSY_MS)
 
     def reader(self) -> Database:
-        """Another read-only connection to the same file, for another thread. The file was checked already."""
+        """Another read-only connection to the same file, for another thread. The file was checked already; of one that
+        is encrypted as a whole it shows the structure, until :meth:`unseal`."""
         with translated(self.path):
-            return Database(self.path, _connect(self.path, self.mode), writable=False, mode=self.mode)
+            return Database(self.path, connect(self.path, self.mode), writable=False, mode=self.mode)
 
     @contextmanager
     def let_go(self) -> Iterator[None]:
@@ -148,7 +228,9 @@ class Database:
         finally:
             if not self._closed:
                 with translated(self.path):
-                    self.connection = _connect(self.path, "rw" if self.writable else self.mode)
+                    self.connection = connect(self.path, "rw" if self.writable else self.mode)
+                if self.sealed:
+                    self.unseal()
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[Row]:
         """Rows of one statement, as they come."""
@@ -198,11 +280,32 @@ class Database:
         self.run("BEGIN IMMEDIATE")
         try:
             yield
+            self.seal()
             self.run("COMMIT")
         except BaseException:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
+            if self.sealed:
+                self.sealed.roll_back()
             raise
+
+    def check_maps(self, versions: Sequence[int]) -> None:
+        """See that the maps of versions are those that were sealed; of an image that is encrypted as a whole.
+
+        Raises :class:`~sqlimage.errors.DamagedError`.
+        """
+        with translated(self.path):
+            sealed = self.sealed
+            if sealed is None:
+                name = unlocking.identity(self.path, self.connection)
+                sealed = SealedStreams(self.path, self.connection, self.vault(), name, tables=False)
+            sealed.check_maps(versions)
+
+    def seal(self) -> None:
+        """Seal what the transaction changed in the streams that only holders of the key read."""
+        if self.sealed:
+            with translated(self.path):
+                self.sealed.store()
 
     def close(self) -> None:
         self._closed = True
@@ -224,7 +327,7 @@ def recover(path: str) -> bool:
     path = os.path.realpath(path)
     had_journal = os.path.exists(path + "-journal")
     if had_journal:
-        database = Database.open(path, writable=True)
+        database = Database.open(path, writable=True, structure_only=True)
         try:
             database.run("BEGIN EXCLUSIVE")
             try:
@@ -243,7 +346,7 @@ def recover(path: str) -> bool:
         return had_journal
     lock = WriterLock(path, "recovering it")
     try:
-        database = Database.open(path, writable=True)
+        database = Database.open(path, writable=True, structure_only=True)
         try:
             database.end_log()
         finally:
@@ -306,81 +409,3 @@ def _pending(path: str) -> RefusedError:
         f"{path}: a change was interrupted, and {os.path.basename(path)}-journal still has to be taken back",
         hint="run `sqlimage verify --recover` on it",
     )
-
-
-def _connect(path: str, mode: str) -> apsw.Connection:
-    """A hardened connection; ``mode`` is ``rw`` or ``ro``, and what else the URI says."""
-    flags = apsw.SQLITE_OPEN_READONLY if mode.startswith("ro") else apsw.SQLITE_OPEN_READWRITE
-    connection = apsw.Connection(f"file:{quote(os.fsencode(path))}?mode={mode}", flags=apsw.SQLITE_OPEN_URI | flags)
-    try:
-        _harden(connection)
-        if flags == apsw.SQLITE_OPEN_READWRITE:
-            # EXTRA: the directory is synced too when the journal is gone, or a power cut could bring it back.
-            connection.execute("PRAGMA synchronous = EXTRA")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _harden(connection: apsw.Connection) -> None:
-    """Nothing inside the file may run code, reach another file, or make a statement grow without bounds."""
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-    for limit, value in _LIMITS.items():
-        connection.limit(limit, value)
-    connection.set_busy_timeout(_BUSY_MS)
-    # A statement that runs for long gives Python a moment now and then, so that an interruption is heard.
-    connection.set_progress_handler(lambda: False, _STEPS_BETWEEN_LOOKS)
-    connection.execute("PRAGMA cell_size_check = ON")
-    connection.execute("PRAGMA mmap_size = 0")
-
-
-def _check_identity(path: str, connection: apsw.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]  # type: ignore[index]
-    if not 1 <= version <= schema.FORMAT_VERSION:
-        raise FormatError(
-            f"{path}: format version {version}; this reader knows 1 to {schema.FORMAT_VERSION}",
-            hint="use a newer sqlimage",
-        )
-    found, expected = schema.read_objects(connection), schema.expected_objects()
-    if found != expected:
-        odd = sorted({name for _, name, _ in found ^ expected})
-        raise FormatError(f"{path}: the schema is not that of an image (differs in: {', '.join(odd[:5])})")
-    oldest = connection.execute("SELECT value FROM format WHERE name = 'oldest_reader'").fetchone()
-    if oldest is None or not isinstance(oldest[0], int) or oldest[0] > schema.FORMAT_VERSION:
-        raise FormatError(
-            f"{path}: is for readers of format {oldest[0] if oldest else '?'} on; this reader knows 1 to "
-            f"{schema.FORMAT_VERSION}",
-            hint="use a newer sqlimage",
-        )
-    for name, required in connection.execute("SELECT name, required FROM feature"):
-        if required and name not in schema.KNOWN_FEATURES:
-            raise FormatError(f"{path}: needs the feature {name!r}, which this reader does not know")
-    if connection.execute("SELECT count(*) FROM fixup").fetchone() != (0,):
-        raise FormatError(f"{path}: holds fix-ups outside a transaction; it was not written to its end")
-    _check_lineages(path, connection)
-
-
-def _check_lineages(path: str, connection: apsw.Connection) -> None:
-    """No version may be its own ancestor, nor a lineage be deeper than any tool makes: views walk along them."""
-    parents = dict(connection.execute("SELECT uuid, parent_uuid FROM control LIMIT ?", [_MOST_VERSIONS + 1]))
-    if len(parents) > _MOST_VERSIONS:
-        raise FormatError(f"{path}: holds more than {_MOST_VERSIONS} versions")
-    depth: dict[object, int] = {None: 0}
-    for uuid in parents:
-        line = []
-        while uuid not in depth and uuid in parents:
-            line.append(uuid)
-            depth[uuid] = -1  # on the way: met again, it is a circle
-            uuid = parents[uuid]
-        if depth.get(uuid, 0) < 0:
-            raise FormatError(f"{path}: a version is its own ancestor")
-        for steps, above in enumerate(reversed(line), depth.get(uuid, 0) + 1):
-            depth[above] = steps
-    if max(depth.values()) > _DEEPEST_LINEAGE:
-        raise FormatError(f"{path}: a lineage is deeper than {_DEEPEST_LINEAGE} versions")

@@ -16,6 +16,8 @@ from sqlimage.errors import DeviceError
 from sqlimage.nameless import NamelessFile
 from sqlimage.streams import schema
 from sqlimage.streams.database import Database, translated
+from sqlimage.streams.keys import Keys
+from sqlimage.streams.sealed import IN_MEMORY
 from sqlimage.tool import TOOL
 
 _OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
@@ -30,6 +32,7 @@ class NewImage:
 
     def __init__(self, target: str | os.PathLike[str]) -> None:
         self._file = NamelessFile(target)
+        self._database: Database | None = None
         try:
             self.connection = self._connect()
         except BaseException:
@@ -60,12 +63,19 @@ class NewImage:
             connection.execute(schema.schema_sql()[0])
         return connection
 
-    def begin(self) -> Database:
-        """The database, within the transaction in which all of it is written."""
-        database = Database(self.target, self.connection, writable=True)
+    def begin(self, keys: Keys | None = None) -> Database:
+        """The database, within the transaction in which all of it is written. With ``keys`` it may hold what is
+        encrypted."""
+        database = self._database = Database(self.target, self.connection, writable=True)
+        if keys and keys.is_whole:
+            database.run(IN_MEMORY)
+        elif keys:
+            database.keep_fixups_in_memory()
         database.run("BEGIN")
         for name, value in (("oldest_reader", schema.OLDEST_READER), ("writer", TOOL)):
             database.run("INSERT INTO format (name, value) VALUES (?, ?)", [name, value])
+        if keys:
+            database.encrypt_with(keys)
         return database
 
     def start_writeback(self) -> None:
@@ -79,12 +89,15 @@ class NewImage:
     def make_indexes(self) -> None:
         """Make the indexes, once the rows are there; the pages of rows that were there meanwhile are given back."""
         with translated(self.target):
-            self.connection.execute(schema.schema_sql()[1])
+            # By their full names: tables in memory may have the same.
+            self.connection.execute(schema.schema_sql()[1].replace("CREATE INDEX ", "CREATE INDEX main."))
             self.connection.execute("PRAGMA incremental_vacuum").fetchall()
 
     def publish(self) -> None:
         """Commit, close the database, make it durable, and give it its name, all at once."""
         with translated(self.target):
+            if self._database:
+                self._database.seal()
             self.connection.execute("COMMIT")
             self.connection.close()
         self._file.publish()

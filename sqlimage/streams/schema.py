@@ -14,7 +14,8 @@ FORMAT_VERSION = 1
 """``PRAGMA user_version``: the version of the format this library writes, and the newest it reads."""
 OLDEST_READER = 1
 """The oldest format version whose readers understand what this library writes."""
-KNOWN_FEATURES: frozenset[str] = frozenset()
+ENCRYPTION, SEALED_STREAMS = "encryption", "sealed-streams"
+KNOWN_FEATURES: frozenset[str] = frozenset({ENCRYPTION, SEALED_STREAMS})
 """Names in ``feature`` that this reader understands."""
 PAGE_BYTES = 4096
 
@@ -34,6 +35,25 @@ def schema_sql() -> tuple[str, str]:
     room = files("sqlimage.schema")
     whole = "".join((room / name).read_text("utf-8") for name in ("image.sql", "views.sql"))
     return _INDEX.sub("", whole), "\n".join(_INDEX.findall(whole))
+
+
+@cache
+def temporary_sql(tables: tuple[str, ...]) -> tuple[str, ...]:
+    """The statements that make temporary tables of the same form and name as those of the format, with their indexes,
+    and all views over them."""
+    whole, indexes = schema_sql()
+    statements = [
+        re.sub(r"^CREATE TABLE", "CREATE TEMP TABLE", found[0])
+        for found in re.finditer(r"^CREATE TABLE (\w+) .*?;$", whole, re.MULTILINE | re.DOTALL)
+        if found[1] in tables
+    ]
+    statements += [
+        found[0].replace("CREATE INDEX ", "CREATE INDEX temp.", 1)
+        for found in re.finditer(r"^CREATE INDEX \w+ ON (\w+) .*?;$", indexes, re.MULTILINE | re.DOTALL)
+        if found[1] in tables
+    ]
+    views = re.findall(r"^CREATE VIEW .*?;$", whole, re.MULTILINE | re.DOTALL)
+    return (*statements, *(view.replace("CREATE VIEW", "CREATE TEMP VIEW", 1) for view in views))
 
 
 @cache

@@ -29,12 +29,12 @@ class ChildFile:
 
     def needs(self) -> set[bytes]:
         """The digests of the contents that it has in other files."""
-        with Database.open(self.path, leave_alone=True) as database:
+        with Database.open(self.path, leave_alone=True, structure_only=True) as database:
             return {row[0] for row in database.query(data.WITHOUT_BYTES)}
 
     def holds(self, digests: set[bytes]) -> set[bytes]:
         """Those of some contents whose bytes it has."""
-        with Database.open(self.path, leave_alone=True) as database:
+        with Database.open(self.path, leave_alone=True, structure_only=True) as database:
             return {digest for digest in digests if database.row(data.IS_HELD, [digest]) is not None}
 
 
@@ -52,7 +52,7 @@ class Children:
         found: list[ChildFile] = []
         for path in candidates(database.path, None, search):
             try:
-                with Database.open(path, leave_alone=True) as other:
+                with Database.open(path, leave_alone=True, structure_only=True) as other:
                     found.append(ChildFile(path, tuple(control.versions(other))))
             except SqlimageError as problem:
                 if strict and _may_be_image(path):

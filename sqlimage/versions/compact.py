@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sqlimage.codec.chunk import digest, encode
+from sqlimage.codec.chunk import ChunkFlag, encode, name_of
+from sqlimage.codec.vault import Vault
 from sqlimage.errors import DamagedError
-from sqlimage.image.chunks import Cache, ChunkCache, connect
-from sqlimage.image.lineage import Lineage
+from sqlimage.image.chunks import Cache, ChunkCache, Connections
 from sqlimage.image.writing import give_back_space, writing
 from sqlimage.streams import arrangement, audit, control, data
 from sqlimage.streams.cluster_map import MapRecord
@@ -199,18 +199,19 @@ def _in_steps(records: list[MapRecord], unit: int) -> Iterator[list[MapRecord]]:
 def _recut_records(database: Database, version: Control, records: list[MapRecord]) -> int:
     """Put what records name into new, whole chunks, and have them name those; how many chunks there are now."""
     unit, made = version.bytes_per_cluster, 0
-    lineage = Lineage(database, version)
-    connections = connect(lineage)
+    connections = [Connections(database, arrangement.read(database))]
     chunks = ChunkCache(connections, Cache(memory_bytes=2 * _STEP_BYTES))
     try:
         parts: list[bytes] = []
         places: dict[tuple[int, int, int], int] = {}
         moved: list[tuple[int, int]] = []
         held = 0
+        vault: Vault | None = None
+        """Of what is in the parts: what is encrypted stays so, and what is not is read without a key."""
 
         def write() -> None:
             nonlocal made, held
-            made += _write_chunk(database, version, b"".join(parts), moved)
+            made += _write_chunk(database, version, b"".join(parts), moved, vault)
             parts.clear()
             places.clear()
             moved.clear()
@@ -219,8 +220,10 @@ def _recut_records(database: Database, version: Control, records: list[MapRecord
         for record in records:
             assert record.data is not None
             length = (record.end_cluster - record.start_cluster + 1) * unit
-            if held and held + length > version.chunk_bytes:
+            is_encrypted = data.describe(database, record.data).flags & ChunkFlag.ENCRYPTED != 0
+            if held and (held + length > version.chunk_bytes or is_encrypted != (vault is not None)):
                 write()
+            vault = database.vault() if is_encrypted else None
             same = (record.data, record.data_offset, length)
             if same not in places:
                 content = chunks.get((0, record.data))
@@ -239,13 +242,15 @@ def _recut_records(database: Database, version: Control, records: list[MapRecord
     return made
 
 
-def _write_chunk(database: Database, version: Control, content: bytes, moved: list[tuple[int, int]]) -> int:
+def _write_chunk(
+    database: Database, version: Control, content: bytes, moved: list[tuple[int, int]], vault: Vault | None
+) -> int:
     """One content, and the records that name it from now on."""
-    name = digest(content)
+    name = name_of(content, vault)
     row = database.row(data.IS_HELD, [name])
     made = 0
     if row is None:
-        flags, stored = encode(content, _LEVEL)
+        flags, stored = encode(content, _LEVEL, vault, name)
         number = data.next_id(database)
         database.run(data.INSERT, [number, name, len(content), len(stored), flags, stored])
         if database.connection.changes() == 0:  # it is known, with its bytes elsewhere

@@ -18,6 +18,7 @@ from sqlimage.streams import audit, bitmap, cluster_map, control, data, files, p
 from sqlimage.streams.cluster_map import MapTable
 from sqlimage.streams.data import StoredChunk
 from sqlimage.streams.database import Database
+from sqlimage.streams.keys import Keys
 from sqlimage.streams.newfile import NewImage
 from sqlimage.tool import TOOL
 from sqlimage.units import Progress
@@ -61,7 +62,7 @@ def flatten(
     with Reading(version) as reading, NewImage(destination) as new:
         if any(os.path.realpath(file.path) == new.target for file in reading.lineage.files):
             raise RefusedError(f"{new.target}: is part of what would be flattened")
-        database = new.begin()
+        database = new.begin(_keys(reading))
         copying = _Copying(database, reading, new)
         copying.run(progress)
         uuid = control.new_uuid()
@@ -94,6 +95,12 @@ def flatten(
             copying.stored_bytes,
             new.size_bytes,
         )
+
+
+def _keys(reading: Reading) -> Keys | None:
+    """What the new image needs to hold what is encrypted in any file of the lineage."""
+    found = [keys for keys in (file.keys() for file in reading.lineage.files) if keys is not None]
+    return found[0] if found else None
 
 
 class _Copying:

@@ -16,9 +16,11 @@ from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.lineage import resolve
 from sqlimage.image.soundness import broken_records
 from sqlimage.image.writing import writing
-from sqlimage.streams import audit, control, data
+from sqlimage.streams import audit, control, data, unlocking
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database, translated
+from sqlimage.streams.keys import Keys
+from sqlimage.streams.sealed import TABLES as SEALED
 from sqlimage.streams.writer import holder
 from sqlimage.tool import TOOL
 from sqlimage.versions.removal import refuse_open
@@ -130,10 +132,13 @@ def merge(
         arriving, present = _arriving(theirs, database)
         stored_bytes = contents = 0
         if arriving:
+            keys = _keys_to_bring(theirs, database)
             _check(theirs, [old for old, _ in arriving])
             _verify(theirs, [version.version for version, _ in arriving])
             with _attached(database, theirs), database.transaction():
-                contents, stored_bytes = _copy(database, arriving)
+                if keys:
+                    database.encrypt_with(keys)
+                contents, stored_bytes = _copy(database, theirs, arriving)
                 head = _tell(database, theirs, arriving)
                 stored_bytes += _make_whole(database, theirs, arriving, places)
                 audit.append(
@@ -159,6 +164,19 @@ def merge(
         stored_bytes,
         os.path.getsize(into_path),
     )
+
+
+def _keys_to_bring(theirs: Database, database: Database) -> Keys | None:
+    """What lets the file hold what is encrypted in the child, where it has no key; raises
+    :class:`~sqlimage.errors.RefusedError` where one of them would have to be encrypted anew."""
+    if theirs.is_sealed != database.is_sealed:
+        whole, other = (theirs, database) if theirs.is_sealed else (database, theirs)
+        raise RefusedError(
+            f"{whole.path}: is encrypted as a whole, and {other.path} is not",
+            hint="`sqlimage flatten` makes an image of its own of a version",
+        )
+    unlocking.check_same_key(theirs.path, theirs.key_id, database.path, database.key_id)
+    return theirs.keys() if database.key_id is None else None
 
 
 def _arriving(theirs: Database, database: Database) -> tuple[list[tuple[Control, Control]], list[str]]:
@@ -286,7 +304,7 @@ def _attached(database: Database, theirs: Database) -> Iterator[None]:
             database.connection.execute("DETACH child")
 
 
-def _copy(database: Database, arriving: Sequence[tuple[Control, Control]]) -> tuple[int, int]:
+def _copy(database: Database, theirs: Database, arriving: Sequence[tuple[Control, Control]]) -> tuple[int, int]:
     """All streams of the versions; how many contents came, and their stored bytes."""
     for statement in _WANTED:
         database.run(statement)
@@ -299,12 +317,26 @@ def _copy(database: Database, arriving: Sequence[tuple[Control, Control]]) -> tu
     for statement in (_COPY_DATA, _FILL_DATA, _COPY_MAP):
         database.run(statement)
     for table, columns in _COPIED.items():
+        if theirs.is_sealed and table in SEALED:
+            _copy_sealed(database, theirs, table, columns, arriving)
+            continue
         database.run(
             f"INSERT INTO main.{table} (version, {columns}) SELECT arriving.new, {columns} FROM temp.arriving "
             f"JOIN child.{table} AS theirs ON theirs.version = arriving.old ORDER BY arriving.new"
         )
     assert came is not None
     return came[0], came[1]
+
+
+def _copy_sealed(
+    database: Database, theirs: Database, table: str, columns: str, arriving: Sequence[tuple[Control, Control]]
+) -> None:
+    """The rows of a sealed stream, which only the connection of the child itself has."""
+    marks = ", ".join("?" * (1 + len(columns.split(", "))))
+    for old, new in arriving:
+        rows = theirs.query(f"SELECT {columns} FROM {table} WHERE version = ?", [old.version])
+        insert = f"INSERT INTO {table} (version, {columns}) VALUES ({marks})"
+        database.run_many(insert, ((new.version, *row) for row in rows))
 
 
 def _tell(database: Database, theirs: Database, arriving: Sequence[tuple[Control, Control]]) -> str:

@@ -63,7 +63,7 @@ class Reading:
         """The digests of contents, by key."""
         wanted = [key for key in keys.tolist() if key and key not in self._names]
         found = effective.described(self.connections, wanted)
-        self._names.update({key: name for key, (name, _) in found.items()})
+        self._names.update({key: name for key, (name, *_) in found.items()})
         return self._names
 
     def content(self, key: int, offset: int, clusters: int) -> NDArray[np.uint64]:

@@ -126,7 +126,7 @@ def _parent_files(database: Database, every: Sequence[Control], search: Sequence
     hints = {version.parent_name for version in wanted.values()}
     for path in candidates(database.path, next(iter(hints)) if len(hints) == 1 else None, search) if wanted else ():
         try:
-            with Database.open(path, leave_alone=True) as other:
+            with Database.open(path, leave_alone=True, structure_only=True) as other:
                 for uuid in control.uuids(other):
                     if uuid in wanted:
                         found.setdefault(uuid, path)

@@ -22,7 +22,7 @@ from tests.make import fat as make
 from tests.make.cost import PATIENCE
 from tests.make.fat import BareVolume, long_entries, short_entry
 
-FUZZ_SECONDS = 4.0
+FUZZ_ROUNDS = int(os.environ.get("SQLIMAGE_FUZZ_ROUNDS", "800"))
 
 
 def directory(name: bytes, cluster: int) -> bytes:
@@ -238,10 +238,7 @@ def test_no_change_of_bytes_brings_out_anything_but_our_errors(bits: int, tmp_pa
         lambda: chance.choice(used) + chance.choice((0, 11, 20, 26, 27, 28)),
         lambda: chance.randrange(512, 2048),
     ]
-    deadline = time.monotonic() + FUZZ_SECONDS
-    rounds = 0
-    while time.monotonic() < deadline:
-        rounds += 1
+    for rounds in range(FUZZ_ROUNDS):
         content = bytearray(good)
         for _ in range(chance.choice((1, 1, 2, 5, 40))):
             at = chance.choice(areas)()
@@ -252,7 +249,6 @@ def test_no_change_of_bytes_brings_out_anything_but_our_errors(bits: int, tmp_pa
             exercise(content)
         except Exception as problem:
             raise AssertionError(f"seed {seed}, round {rounds}: {problem!r}") from problem
-    assert rounds > 50
 
 
 def test_bytes_that_nobody_wrote_as_a_volume_are_refused() -> None:

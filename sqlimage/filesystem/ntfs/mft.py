@@ -247,7 +247,7 @@ class _Rows:
             labels[row] = code[key]
         return Contents(
             s.owner[head], labels, size, np.minimum(s.valid_bytes[head], size), self._flags(), first_run,
-            run_offset, run_length, self._digests(),
+            run_offset, run_length, self._digests(), inline_holder=self._holders(),
         )  # fmt: skip
 
     def parts(self, records: Records) -> Parts:
@@ -291,6 +291,11 @@ class _Rows:
         number = np.cumsum(s.resident) - 1
         rows = np.flatnonzero(s.resident[self._head])
         return {row: s.digest[i] for row, i in zip(rows.tolist(), number[self._head[rows]].tolist(), strict=True)}
+
+    def _holders(self) -> dict[int, int]:
+        """The record in which each resident content lies."""
+        rows = np.flatnonzero(self._streams.resident[self._head])
+        return dict(zip(rows.tolist(), self._streams.holder[self._head[rows]].tolist(), strict=True))
 
 
 def _take_long_reparse_points(reader: RecordReader, records: Records, rows: _Rows, contents: Contents) -> None:
