@@ -19,6 +19,7 @@ def command(image: ImageArgument, json: JsonOption = False) -> None:
     with opened(image) as version:
         control, volumes, properties = version.control, version.volumes(), version.properties()
         versions = [other.control for other in version.image.versions()]
+        signers = [key.hex() for key in version.signers()]
         path, allocated = version.image.path, version.allocated().total * control.bytes_per_cluster
     if json:
         print_json(
@@ -29,6 +30,7 @@ def command(image: ImageArgument, json: JsonOption = False) -> None:
                 "allocated_bytes": min(allocated, control.medium_bytes),
                 "volumes": volumes,
                 "properties": properties,
+                "signed_by": signers,
                 "versions": versions,
             }
         )
@@ -50,6 +52,7 @@ def command(image: ImageArgument, json: JsonOption = False) -> None:
             ("allocated", format_size(min(allocated, control.medium_bytes))),
             ("compression", control.compression),
             ("encryption", control.encryption),
+            ("signed by", f"{', '.join(signers)} (`sqlimage verify --trust` proves it)" if signers else None),
         ]
     )
     print()

@@ -38,6 +38,7 @@ from . import (
     restore,
     rm,
     serve,
+    sign,
     sql,
     squash,
     tour,
@@ -53,7 +54,7 @@ from .output import message
 
 EXIT_CODES = """\
 0 done
-1 `verify` found damage
+1 `verify` found damage, or what nobody who is trusted has signed
 2 the command or an argument is not right
 3 what was asked for does not exist
 4 refused, because it would harm something; nothing was written
@@ -92,7 +93,7 @@ def _options(
 _COMMANDS = (
     *(capture, restore, info, ls, cat, get, extent, put, rm, mkdir, mv, mount, unmount, serve, boot),
     *(versions, diff, merge, squash, prune, rebase, flatten, compact),
-    *(sql, audit, find, verify, tour),
+    *(sql, audit, find, verify, sign, tour),
 )
 _WITHOUT_SEARCH = (unmount, tour)
 for module in _COMMANDS:

@@ -22,6 +22,10 @@ _LOOKED_AT = 500
 """Rows that decide how wide the columns of a table are; later, wider ones stand out."""
 
 
+UNCOVERED = "note: the version is signed, and its signature does not cover this change; `sqlimage sign` signs it again"
+"""Said where a version that is signed was changed."""
+
+
 def printable(text: str) -> str:
     """Text with control characters and direction marks shown as escapes, so that no name can move the cursor."""
     return _HARMFUL.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)

@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import parse_property
 
 from .arguments import ImageArgument, JsonOption, opened
-from .output import cell, print_json, print_table
+from .output import UNCOVERED, cell, message, print_json, print_table
 
 EXAMPLE = "sqlimage property set laptop.sqlimage os.name=Debian os.version=12"
 app = typer.Typer(no_args_is_help=True, help="List, read, set and remove the properties by which an image is found.")
@@ -51,6 +51,8 @@ def set_(
     with opened(image, writable=True) as version:
         for name, value in parsed:
             version.set_property(name, value)
+        if version.signers():
+            message(UNCOVERED)
 
 
 @app.command(epilog="Example: sqlimage property unset laptop.sqlimage os.version")
@@ -58,3 +60,5 @@ def unset(image: ImageArgument, name: NameArgument) -> None:
     """Remove a property; the change is audited."""
     with opened(image, writable=True) as version:
         version.unset_property(name)
+        if version.signers():
+            message(UNCOVERED)

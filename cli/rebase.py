@@ -10,7 +10,8 @@ import sqlimage
 from sqlimage import format_size
 
 from .arguments import ImageArgument, JsonOption, MessageOption, UserOption, split_image
-from .output import print_json, print_pairs
+from .output import UNCOVERED, print_json, print_pairs
+from .output import message as say
 
 EXAMPLE = "sqlimage rebase monday.sqlimage --onto laptop.sqlimage@golden"
 
@@ -30,6 +31,8 @@ def command(
     path, version = split_image(image)
     onto_path, onto_version = split_image(onto)
     report = sqlimage.rebase(path, onto_path, version=version, onto_version=onto_version, message=message, user=user)
+    if report.was_signed:
+        say(UNCOVERED)
     if json:
         print_json(report)
         return

@@ -10,8 +10,8 @@ import sqlimage
 from sqlimage import format_size
 
 from .arguments import JsonOption, MessageOption, UserOption
+from .output import UNCOVERED, print_json, print_pairs
 from .output import message as say
-from .output import print_json, print_pairs
 
 EXAMPLE = "sqlimage squash laptop.sqlimage --from 1 --to monday"
 
@@ -31,6 +31,8 @@ def command(
     directories of --search and SQLIMAGE_PATH.
     """
     report = sqlimage.squash(image, from_, to, message=message, user=user)
+    if report.was_signed:
+        say(UNCOVERED)
     if json:
         print_json(report)
         return

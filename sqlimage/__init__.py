@@ -32,6 +32,7 @@ from sqlimage.tool import VERSION as __version__
 if TYPE_CHECKING:
     from sqlimage.boot import Machine
     from sqlimage.catalog import Found, find
+    from sqlimage.codec.ed25519 import SigningKey, read_public_key
     from sqlimage.codec.keyfiles import (
         generate_identity,
         passphrase,
@@ -86,12 +87,15 @@ if TYPE_CHECKING:
     from sqlimage.versions.merge import MergedVersion, MergeReport, merge
     from sqlimage.versions.prune import PruneReport, prune
     from sqlimage.versions.rebase import RebaseReport, rebase
+    from sqlimage.versions.sign import SignedVersion, SignReport, sign
     from sqlimage.versions.squash import SquashReport, squash
     from sqlimage.versions.tree import Branch, Descendant, Tree, version_tree
+    from sqlimage.versions.trust import TrustReport, ValidSignature, verify_signatures
 
 # Where each name lives. They are imported when first asked for: numpy alone costs more than most commands.
 _HOMES = {
     "catalog": ("Found", "find"),
+    "codec.ed25519": ("SigningKey", "read_public_key"),
     "codec.keyfiles": (
         "generate_identity",
         "passphrase",
@@ -146,8 +150,10 @@ _HOMES = {
     "versions.merge": ("MergeReport", "MergedVersion", "merge"),
     "versions.prune": ("PruneReport", "prune"),
     "versions.rebase": ("RebaseReport", "rebase"),
+    "versions.sign": ("SignReport", "SignedVersion", "sign"),
     "versions.squash": ("SquashReport", "squash"),
     "versions.tree": ("Branch", "Descendant", "Tree", "version_tree"),
+    "versions.trust": ("TrustReport", "ValidSignature", "verify_signatures"),
 }
 _HOME_OF = {name: (home, name) for home, names in _HOMES.items() for name in names}
 _HOME_OF["parse_property"] = ("streams.properties", "parse")
@@ -207,13 +213,18 @@ __all__ = [
     "Recipient",
     "RefusedError",
     "RestoreReport",
+    "SignReport",
+    "SignedVersion",
+    "SigningKey",
     "SlotInfo",
     "SqlimageError",
     "SquashReport",
     "TlsSettings",
     "Tree",
+    "TrustReport",
     "Unfinished",
     "UsageError",
+    "ValidSignature",
     "VerifyReport",
     "Version",
     "Volume",
@@ -253,16 +264,19 @@ __all__ = [
     "read_key_file",
     "read_partition_table",
     "read_passphrase",
+    "read_public_key",
     "read_recipient",
     "rebase",
     "recover",
     "remove_slot",
     "restore",
     "serve",
+    "sign",
     "squash",
     "unmount",
     "verify",
     "verify_files",
+    "verify_signatures",
     "version_tree",
 ]
 

@@ -7,7 +7,7 @@ PATH=$PATH:/usr/sbin:/sbin
 # package:a program of it that must be there afterwards
 WANTED='ntfs-3g:mkntfs dosfstools:mkfs.fat mtools:mcopy e2fsprogs:mke2fs fdisk:sfdisk gdisk:sgdisk
 sleuthkit:fls sqlite3:sqlite3 zstd:zstd util-linux:losetup fuse3:fusermount3 python3-venv:python3
-qemu-utils:qemu-img wimtools:wimlib-imagex partclone:partclone.ntfs openssl:openssl
+qemu-utils:qemu-img wimtools:wimlib-imagex partclone:partclone.ntfs openssl:openssl openssh-client:ssh-keygen
 fio:fio libnbd-bin:nbdcopy python3-libnbd:nbdsh xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs nbd-client:nbd-client fuse2fs:fuse2fs exfat-fuse:mount.exfat-fuse exfatprogs:mkfs.exfat
 qemu-system-x86:qemu-system-x86_64 syslinux:syslinux busybox-static:busybox cpio:cpio binutils:as
 genisoimage:genisoimage xorriso:xorriso 7zip:7zz squashfs-tools:mksquashfs borgbackup:borg restic:restic casync:casync

@@ -62,6 +62,7 @@ COMMANDS = (
     "rebase",
     "flatten",
     "compact",
+    "sign",
 )
 
 

@@ -14,8 +14,9 @@ import apsw
 from sqlimage.errors import FormatError
 from sqlimage.image.lineage import Lineage, resolve
 from sqlimage.streams.control import Control
-from sqlimage.streams.database import Database, translated
+from sqlimage.streams.database import Database
 from sqlimage.streams.sealed import TABLES as SEALED
+from sqlimage.streams.translation import translated
 
 _STRIDE = 1_000_000
 """Versions of the n-th other file are shown as their number plus n times this."""

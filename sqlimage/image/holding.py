@@ -10,7 +10,7 @@ from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.lineage import Lineage
 from sqlimage.streams import data
 from sqlimage.streams.data import StoredChunk
-from sqlimage.streams.database import typed
+from sqlimage.streams.translation import typed
 
 _ANY = "SELECT flags, stored_bytes FROM data WHERE digest = ? AND bytes IS NOT NULL"
 _USED = (

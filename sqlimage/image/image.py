@@ -14,7 +14,7 @@ from sqlimage.image.attach import attach_parents
 from sqlimage.image.chunks import SMALL, Cache
 from sqlimage.image.driver import ImageDriver
 from sqlimage.media.window import Window
-from sqlimage.streams import audit, bitmap, control, files, properties
+from sqlimage.streams import audit, bitmap, control, files, properties, signature
 from sqlimage.streams.audit import AuditRow
 from sqlimage.streams.control import Control, Volume
 from sqlimage.streams.database import Database
@@ -205,6 +205,11 @@ class Version:
         """The properties that hold for this version, by name."""
         self.image.attach_parents(self.control)
         return properties.read_all(self.image.database, self.number)
+
+    def signers(self) -> list[bytes]:
+        """The public keys under which there are signatures of this version, newest first. Whether those hold is for
+        :func:`~sqlimage.versions.trust.verify_signatures` to say."""
+        return [row.public_key for row in signature.of(self.image.database, self.control.uuid)]
 
     def set_property(self, name: str, value: Value) -> None:
         """Set a property, or hide an inherited one with None; audited, in one transaction.

@@ -14,8 +14,9 @@ from sqlimage.codec.ways import Way, slot_for
 from sqlimage.errors import FormatError, LockedError, NotFoundError, RefusedError, UsageError
 from sqlimage.image.writing import writing
 from sqlimage.streams import audit, unlocking
-from sqlimage.streams.database import Database, translated
+from sqlimage.streams.database import Database
 from sqlimage.streams.keys import INSERT_SLOT
+from sqlimage.streams.translation import translated
 from sqlimage.tool import TOOL
 
 

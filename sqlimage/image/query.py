@@ -14,7 +14,7 @@ from sqlimage.filesystem.contract import FileSystem
 from sqlimage.image.attach import attach_parents
 from sqlimage.image.image import Version, open_row
 from sqlimage.streams import files
-from sqlimage.streams.database import Row, translated
+from sqlimage.streams.translation import Row, translated
 
 MOST_CONTENT_BYTES = 64 << 20
 """The largest file ``content()`` gives in one value."""

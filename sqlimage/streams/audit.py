@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlimage.errors import FormatError
-from sqlimage.streams.database import Database, typed
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import typed
 from sqlimage.units import now
 
 FIRST_PREVIOUS = bytes(32)
@@ -23,6 +24,7 @@ _SELECT = (
     "SELECT id, version, at, user, host, tool, action, path, clusters, bytes, detail, previous_hash, hash FROM audit"
 )
 
+_LAST = "SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1"
 _TYPES = (int, int | None, *[str] * 5, str | None, int | None, int | None, str, bytes, bytes)
 
 SELECT_BEGUN = (
@@ -81,10 +83,15 @@ def repeat(database: Database, row: AuditRow, version: int) -> None:
 
 
 def _chain(database: Database, told: tuple[object, ...]) -> None:
-    last = database.row("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
-    number, previous = (last[0] + 1, last[1]) if last else (1, FIRST_PREVIOUS)
-    row = (number, *told)
+    last, previous = head(database)
+    row = (last + 1, *told)
     database.run(_INSERT, [*row, previous, row_hash(row, previous)])
+
+
+def head(database: Database) -> tuple[int, bytes]:
+    """The id and the hash of the last row; 0 and zeros where there is none."""
+    row = database.row(_LAST)
+    return (0, FIRST_PREVIOUS) if row is None else (row[0], row[1])
 
 
 def read_all(database: Database) -> list[AuditRow]:
@@ -94,27 +101,35 @@ def read_all(database: Database) -> list[AuditRow]:
 
 def broken_links(database: Database) -> list[str]:
     """What is wrong with the chain: rows changed, dropped or inserted. Empty where it holds."""
-    problems = []
+    found = [problem for _, problems in _links(database) for problem in problems]
+    return found if database.row("SELECT 1 FROM audit") else ["the audit trail is empty"]
+
+
+def sound_until(database: Database) -> int:
+    """The id of the last row up to which the chain holds; 0 where it never does."""
+    last = 0
+    for number, problems in _links(database):
+        if problems:
+            break
+        last = number
+    return last
+
+
+def _links(database: Database) -> Iterator[tuple[int, list[str]]]:
+    """The rows by id, each with what is wrong with it."""
     previous, number = FIRST_PREVIOUS, 0
-    for row in database.query(f"{_SELECT} ORDER BY id"):
+    for found in database.query(f"{_SELECT} ORDER BY id"):
+        row, problems = typed(database.path, "audit", _TYPES, found), []
         number += 1
         if row[0] != number:
             problems.append(f"audit row {number} is missing (row {row[0]} follows {number - 1})")
             number = row[0]
-        try:
-            typed(database.path, "audit", _TYPES, row)
-        except FormatError as problem:
-            problems.append(f"audit row {row[0]}: {problem.message}")
-            previous = row[12]
-            continue
         if row[11] != previous:
             problems.append(f"audit row {row[0]} does not follow the row before it")
         if row[12] != row_hash(row[:11], row[11]):
             problems.append(f"audit row {row[0]} was changed")
         previous = row[12]
-    if number == 0:
-        problems.append("the audit trail is empty")
-    return problems
+        yield number, problems
 
 
 def _user() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlimage.errors import FormatError
 from sqlimage.extent import Runs
-from sqlimage.streams.database import Database, typed
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import typed
 
 INSERT = "INSERT INTO bitmap (version, start_cluster, end_cluster) VALUES (?, ?, ?)"
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from sqlimage.errors import FormatError
 from sqlimage.extent import Int64s, Runs
-from sqlimage.streams.database import Database, Row, typed
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import Row, typed
 
 INTO = "cluster_map (version, start_cluster, end_cluster, data, data_offset, flags)"
 INSERT = f"INSERT INTO {INTO} VALUES (?, ?, ?, ?, ?, 0)"

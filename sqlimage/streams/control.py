@@ -8,7 +8,8 @@ from functools import cache
 from typing import get_type_hints
 
 from sqlimage.errors import FormatError, NotFoundError, UsageError
-from sqlimage.streams.database import Database, Row, typed
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import Row, typed
 
 _CLUSTER_SIZES = frozenset(1 << n for n in range(9, 22))
 _SECTOR_SIZES = frozenset(1 << n for n in range(9, 17))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from sqlimage.codec.chunk import ChunkFlag
 from sqlimage.codec.vault import Vault
 from sqlimage.errors import DamagedError
-from sqlimage.streams.database import Database, typed
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import typed
 
 INTO = "data (id, digest, length, stored_bytes, flags, bytes)"
 INSERT = f"INSERT INTO {INTO} VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING"

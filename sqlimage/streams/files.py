@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlimage.errors import FormatError
-from sqlimage.streams.database import Database, Row, typed
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import Row, typed
 
 INSERT_FILE = (
     "INSERT INTO file (version, volume, path, kind, bytes, modified_at, record, stream, attributes, digest, deleted) "
@@ -81,7 +82,7 @@ def every_extent(database: Database, version: int, volume: int) -> list[Row]:
 
 
 def _check_types(database: Database, table: str, rows: list[Row], types: tuple[frozenset[type], ...]) -> None:
-    """As :func:`~sqlimage.streams.database.typed`, for very many rows: column by column."""
+    """As :func:`~sqlimage.streams.translation.typed`, for very many rows: column by column."""
     for column, allowed in enumerate(types):
         if not {type(row[column]) for row in rows} <= allowed:
             raise FormatError(f"{database.path}: {table} holds values of types that the format does not allow")

@@ -15,9 +15,10 @@ import apsw
 from sqlimage.errors import DeviceError
 from sqlimage.nameless import NamelessFile
 from sqlimage.streams import schema
-from sqlimage.streams.database import Database, translated
+from sqlimage.streams.database import Database
 from sqlimage.streams.keys import Keys
 from sqlimage.streams.sealed import IN_MEMORY
+from sqlimage.streams.translation import translated
 from sqlimage.tool import TOOL
 
 _OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)

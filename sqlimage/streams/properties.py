@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from sqlimage.errors import UsageError
-from sqlimage.streams.database import Database, typed
+from sqlimage.streams.database import Database
+from sqlimage.streams.translation import typed
 
 Value = str | int | float | bytes | None
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*")

@@ -23,6 +23,7 @@ SchemaObject = tuple[str, str, str | None]
 """Type, name and SQL of one row of ``sqlite_schema``."""
 
 
+_OBJECTS = "SELECT type, name, sql FROM sqlite_schema"
 _INDEX = re.compile(r"^CREATE INDEX .*?;$", re.MULTILINE | re.DOTALL)
 
 
@@ -68,5 +69,24 @@ def expected_objects() -> frozenset[SchemaObject]:
         connection.close()
 
 
+@cache
+def signature_sql() -> str:
+    """The statement that makes the table of signatures, which an image has from its first signature on."""
+    return (files("sqlimage.schema") / "signature.sql").read_text("utf-8")
+
+
+@cache
+def optional_objects() -> frozenset[SchemaObject]:
+    """What an image may hold besides, with its exact SQL: all of it or none."""
+    connection = apsw.Connection(":memory:")
+    try:
+        connection.execute(signature_sql())
+        return frozenset(connection.execute(_OBJECTS))
+    finally:
+        connection.close()
+
+
 def read_objects(connection: apsw.Connection) -> frozenset[SchemaObject]:
-    return frozenset(connection.execute("SELECT type, name, sql FROM sqlite_schema"))
+    """The objects of an image, but for those it need not have, where they are as they should be."""
+    found = frozenset(connection.execute(_OBJECTS))
+    return found - optional_objects() if found >= optional_objects() else found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlimage.errors import FormatError, RefusedError, SqlimageError
 from sqlimage.image.lineage import SEARCH_VARIABLE, candidates, places
-from sqlimage.streams import control, data
+from sqlimage.streams import control, data, signature
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
 from sqlimage.streams.header import check_header
@@ -31,6 +31,11 @@ class ChildFile:
         """The digests of the contents that it has in other files."""
         with Database.open(self.path, leave_alone=True, structure_only=True) as database:
             return {row[0] for row in database.query(data.WITHOUT_BYTES)}
+
+    def signed(self) -> set[str]:
+        """The UUIDs of those of its versions that are signed."""
+        with Database.open(self.path, leave_alone=True, structure_only=True) as database:
+            return signature.signed(database)
 
     def holds(self, digests: set[bytes]) -> set[bytes]:
         """Those of some contents whose bytes it has."""

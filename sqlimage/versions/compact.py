@@ -16,7 +16,7 @@ from sqlimage.codec.vault import Vault
 from sqlimage.errors import DamagedError
 from sqlimage.image.chunks import Cache, ChunkCache, Connections
 from sqlimage.image.writing import give_back_space, writing
-from sqlimage.streams import arrangement, audit, control, data
+from sqlimage.streams import arrangement, audit, control, data, signature
 from sqlimage.streams.cluster_map import MapRecord
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
@@ -66,6 +66,8 @@ class CompactReport:
     recut_into: int
     kept_for_children: int
     """Contents that child files refer to, left as they are."""
+    kept_for_signatures: int
+    """Versions that are signed, or that a signed one builds on: their contents are left as they are."""
     searched: str
 
 
@@ -87,8 +89,9 @@ def compact(
     """Drop what no version names, bring together what random writes left in small pieces, and give the space back.
 
     Contents that child files refer to stay as they are, as far as those files are found: beside the image, in
-    ``search`` and in the directories of ``SQLIMAGE_PATH``. Raises :class:`~sqlimage.errors.DamagedError` where a
-    content that would be cut anew fails its digest; what was done until then stays done.
+    ``search`` and in the directories of ``SQLIMAGE_PATH``; so does what a signature covers, there or here. Raises
+    :class:`~sqlimage.errors.DamagedError` where a content that would be cut anew fails its digest; what was done until
+    then stays done.
     """
     with writing(image, "compacting it") as database:
         before = os.path.getsize(database.path)
@@ -100,9 +103,9 @@ def compact(
                 database, "compact", tool=TOOL, version=None, detail={"begun": True, "message": message}, user=user
             )
         dropped = _drop_unused(database, needed)
-        recut = _Recut()
+        recut, vouched = _Recut(), _vouched_for(database, children)
         for version in control.versions(database):
-            if version.state == "sealed":
+            if version.state == "sealed" and version.uuid not in vouched:
                 _recut_version(database, version, needed, recut, progress)
         with database.transaction():
             audit.append(
@@ -129,8 +132,22 @@ def compact(
         recut.contents,
         recut.into,
         len(recut.kept),
+        len(vouched),
         children.advice(),
     )
+
+
+def _vouched_for(database: Database, children: Children) -> set[str]:
+    """The UUIDs of the versions of the file that a signature covers: its own, or one of a version that builds on it."""
+    known = [*control.versions(database), *(version for child in children.files for version in child.versions)]
+    above = {version.uuid: version.parent_uuid for version in known}
+    vouched: set[str] = set()
+    for uuid in signature.signed(database).union(*(child.signed() for child in children.files)):
+        one: str | None = uuid
+        while one is not None and one in above and one not in vouched:
+            vouched.add(one)
+            one = above[one]
+    return vouched & set(control.uuids(database))
 
 
 def _drop_unused(database: Database, needed: set[bytes]) -> Freed:

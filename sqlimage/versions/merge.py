@@ -16,11 +16,12 @@ from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.lineage import resolve
 from sqlimage.image.soundness import broken_records
 from sqlimage.image.writing import writing
-from sqlimage.streams import audit, control, data, unlocking
+from sqlimage.streams import audit, control, data, signature, unlocking
 from sqlimage.streams.control import Control
-from sqlimage.streams.database import Database, translated
+from sqlimage.streams.database import Database
 from sqlimage.streams.keys import Keys
 from sqlimage.streams.sealed import TABLES as SEALED
+from sqlimage.streams.translation import translated
 from sqlimage.streams.writer import holder
 from sqlimage.tool import TOOL
 from sqlimage.versions.removal import refuse_open
@@ -324,6 +325,8 @@ def _copy(database: Database, theirs: Database, arriving: Sequence[tuple[Control
             f"INSERT INTO main.{table} (version, {columns}) SELECT arriving.new, {columns} FROM temp.arriving "
             f"JOIN child.{table} AS theirs ON theirs.version = arriving.old ORDER BY arriving.new"
         )
+    for _, new in arriving:
+        signature.bring(database, new.uuid)
     assert came is not None
     return came[0], came[1]
 

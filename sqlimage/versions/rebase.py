@@ -14,7 +14,7 @@ from sqlimage.image.delta import Delta
 from sqlimage.image.effective import key_of
 from sqlimage.image.image import Image, Version
 from sqlimage.image.writing import give_back_space, writing
-from sqlimage.streams import arrangement, audit, cluster_map, control, data, files, properties
+from sqlimage.streams import arrangement, audit, cluster_map, control, data, files, properties, signature
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
 from sqlimage.streams.properties import Value
@@ -41,6 +41,8 @@ class RebaseReport:
     copied_bytes: int
     """What the data stream took over of contents that only the old ancestors hold."""
     image_bytes: int
+    was_signed: bool
+    """Whether there are signatures of the version, which do not cover this."""
 
 
 def rebase(
@@ -95,6 +97,7 @@ def rebase(
                     },
                     user=user,
                 )
+        was_signed = bool(signature.of(database, child.control.uuid))
         own.close()  # who reads through a log keeps it in place
         other.close()
         give_back_space(database)
@@ -107,6 +110,7 @@ def rebase(
         job.own_clusters * mine.unit,
         copied,
         os.path.getsize(database.path),
+        was_signed,
     )
 
 

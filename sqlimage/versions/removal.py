@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlimage.errors import RefusedError
 from sqlimage.image.lineage import DEEPEST
-from sqlimage.streams import control
+from sqlimage.streams import control, signature
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
 
@@ -39,7 +39,9 @@ def mapped_data(database: Database, versions: Iterable[int]) -> set[int]:
 
 
 def remove_rows(database: Database, version: int) -> None:
-    """All rows of a version but those of the audit trail."""
+    """All rows of a version but those of the audit trail, and its signatures."""
+    for row in database.rows("SELECT uuid FROM control WHERE version = ?", [version]):
+        signature.remove(database, row[0])
     for table in STREAMS:
         database.run(f"DELETE FROM {table} WHERE version = ?", [version])
 

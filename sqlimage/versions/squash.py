@@ -11,7 +11,7 @@ import numpy as np
 from sqlimage.errors import UsageError
 from sqlimage.image import remap
 from sqlimage.image.writing import give_back_space, writing
-from sqlimage.streams import arrangement, audit, cluster_map, control
+from sqlimage.streams import arrangement, audit, cluster_map, control, signature
 from sqlimage.streams.cluster_map import MapRecord
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
@@ -88,6 +88,8 @@ class SquashReport:
     freed_bytes: int
     image_bytes: int
     searched: str
+    was_signed: bool
+    """Whether there are signatures of the version, which do not cover this."""
 
 
 def squash(
@@ -135,6 +137,7 @@ def squash(
                 detail={"squashed": told, "parent": oldest.parent_uuid, "message": message},
                 user=user,
             )
+        was_signed = bool(signature.of(database, newest.uuid))
         give_back_space(database)
     return SquashReport(
         database.path,
@@ -145,6 +148,7 @@ def squash(
         freed.stored_bytes,
         os.path.getsize(database.path),
         children.advice(),
+        was_signed,
     )
 
 

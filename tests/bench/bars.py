@@ -59,6 +59,8 @@ BARS = (
     Bar("NTFS defragmented / plain capture", "ntfs-defragment", "defragmented", "as it is", "wall_seconds", 1.25),
     Bar("FAT32 defragmented / plain capture", "fat32-defragment", "defragmented", "as it is", "wall_seconds", 1.25),
     Bar("NTFS restore to half / plain restore", "ntfs-half", "half its size", "its size", "wall_seconds", 1.25),
+    Bar("NTFS encrypted / plain capture", "ntfs-encrypted", "encrypted", "plain", "wall_seconds", 1.30),
+    Bar("encrypted / plain sequential read, time", "encrypted-read", "encrypted", "plain", "wall_seconds", 1 / 0.7),
     Bar("NTFS 1 TiB / 2 GiB, time", "ntfs-sparse", "sqlimage 1 TiB", "sqlimage 2 GiB", "wall_seconds", 2.0),
     Bar("NTFS 1 TiB / 2 GiB, size", "ntfs-sparse", "sqlimage 1 TiB", "sqlimage 2 GiB", "output_bytes", 2.0),
     Bar("FAT32 1 TiB / 2 GiB, time", "fat32-sparse", "sqlimage 1 TiB", "sqlimage 2 GiB", "wall_seconds", 2.0),

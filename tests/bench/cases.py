@@ -75,6 +75,35 @@ def _defragment(file_system: str) -> Case:
     )
 
 
+_KEY = str(Path(__file__).resolve())
+"""Any file is a key."""
+_ENCRYPT = ("--encrypt-all", "--key-file", _KEY)
+
+
+def _read(name: str, source: str, *key: str) -> Contender:
+    return Contender(name, (sys.executable, "-m", "tests.bench.read_through", "{source}", *key), source, ())
+
+
+_ENCRYPTED = (
+    Case(
+        "ntfs-encrypted",
+        "Capture of the NTFS volume, encrypted as a whole",
+        "encrypted",
+        (sqlimage_capture("encrypted", "ntfs.img", *_ENCRYPT), sqlimage_capture("plain", "ntfs.img")),
+    ),
+    Case(
+        "encrypted-read",
+        "All of the NTFS volume read through the driver, 1 MiB at a time",
+        "encrypted",
+        (_read("encrypted", "encrypted.sqlimage", _KEY), _read("plain", "plain.sqlimage")),
+        prepare=(
+            sqlimage_capture("encrypted.sqlimage", "ntfs.img", *_ENCRYPT),
+            sqlimage_capture("plain.sqlimage", "ntfs.img"),
+        ),
+    ),
+)
+
+
 def _restore(name: str, *options: str, source: str = "large.sqlimage") -> Contender:
     return Contender(name, (SQLIMAGE, "restore", "{source}", "{out}", *options), source, (SQLIMAGE,))
 

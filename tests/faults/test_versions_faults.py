@@ -1,5 +1,5 @@
-"""Append, merge, squash, rebase, prune and compact under power cuts and on a failing disk: every version that was there
-reads its bytes, what was acknowledged stays, and nothing is half done."""
+"""Append, merge, squash, rebase, prune, compact and sign under power cuts and on a failing disk: every version that was
+there reads its bytes, what was acknowledged stays, and nothing is half done."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.faults.powercut import cuts
 from tests.faults.trace import Trace, traced
 from tests.image.edits import whole
 from tests.images import noise
+from tests.make.signing import KEY
 
 UNIT = 4096
 CLUSTERS = 40
@@ -64,6 +65,10 @@ def compact(place: Path) -> None:
     sqlimage.compact(place / NAME)
 
 
+def sign(place: Path) -> None:
+    sqlimage.sign(place / NAME, KEY, every=True)
+
+
 WORK: dict[str, Callable[[Path], None]] = {
     "append": append,
     "merge": merge,
@@ -71,6 +76,7 @@ WORK: dict[str, Callable[[Path], None]] = {
     "rebase": rebase,
     "prune": prune,
     "compact": compact,
+    "sign": sign,
 }
 GONE = {"squash": "v0", "prune": "v3"}
 """The label of the version that the work removes."""
@@ -110,6 +116,8 @@ def look(state: Path, work: str, marks: tuple[object, ...]) -> bool:
         report = sqlimage.verify(opened)
         assert report.is_whole, (state, report.problems)
         labels = {version.control.label for version in opened.versions()}
+        if work == "sign":
+            return are_signed(opened, marks)
         is_done = GONE[work] not in labels if work in GONE else NEW[work] in labels if work in NEW else "done" in marks
         assert is_done or "done" not in marks, state
         expected = {"v0", "v1", "v3"} - ({GONE[work]} if work in GONE and is_done else set())
@@ -121,6 +129,15 @@ def look(state: Path, work: str, marks: tuple[object, ...]) -> bool:
         if work in GONE or work in NEW:
             assert told == is_done + (2 if work == "append" else 0), state
     return is_done
+
+
+def are_signed(opened: sqlimage.Image, marks: tuple[object, ...]) -> bool:
+    """All versions are signed and the trail says so, or none is."""
+    told = [row.action for row in opened.audit()].count("sign")
+    trust = sqlimage.verify_signatures(opened, [KEY.public])
+    assert told == len(trust.signatures) and len(trust.signatures) + len(trust.problems) == 3
+    assert told in ((3,) if "done" in marks else (0, 3))
+    return told == 3
 
 
 @pytest.mark.parametrize("work", WORK)
