@@ -35,6 +35,7 @@ from sqlimage.units import GIB
 from tests.image.mutations import DAMAGE, FORGERY, PROVEN, Case, Mutation, truncate
 from tests.image.strangers import Base, tree_of
 from tests.make.cost import PATIENCE
+from tests.make.encrypted import with_key
 
 CPU_SECONDS = 10
 """More than this on one image is a hang."""
@@ -214,6 +215,7 @@ def _bound(told: int) -> None:
 def main(bases_file: str, first: str, count: str, step: str) -> None:
     """Tell of every seed of ``first``, ``first + step``, ... that is not as it must be, a line of JSON each."""
     bases: list[Base] = pickle.loads(Path(bases_file).read_bytes())
+    with_key()
     with tempfile.TemporaryDirectory(dir=Path(bases_file).parent) as room:
         for base in bases:
             _warm_up(base, room)

@@ -172,6 +172,8 @@ def damage_frame(case: Case) -> None:
     connection = apsw.Connection(str(_written(case)))
     rows = connection.execute("SELECT id, bytes, length FROM data WHERE bytes IS NOT NULL ORDER BY id").fetchall()
     connection.close()
+    if not rows:
+        return
     number, stored, length = case.chance.choice(rows)
     assert isinstance(stored, bytes) and isinstance(length, int)
     spoilt = bytearray(stored)
@@ -330,6 +332,8 @@ _TABLES = (
     ("property", ("version", "name", "value")),
     ("format", ("name", "value")),
     ("feature", ("name", "required")),
+    ("key_slot", ("id", "kind", "parameters", "wrapped_key")),
+    ("sealed_stream", ("stream", "version", "part", "bytes")),
 )  # fmt: skip
 _KEYS = {
     "volume": "number",

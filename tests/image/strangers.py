@@ -16,6 +16,7 @@ import sqlimage
 from tests.conftest import run
 from tests.images import noise, sample_volume
 from tests.make import fat
+from tests.make.encrypted import KEY, with_key
 
 Tree = dict[str, bytes]
 """What came out of an image, by path: the digest of a file, the target of a link, nothing for a directory."""
@@ -83,7 +84,9 @@ def tree_of(place: Path) -> Tree:
 
 
 def bases(place: Path) -> list[Base]:
-    """NTFS, FAT and ext alone, two versions in one file, and a child in another file than its parent."""
+    """NTFS, FAT and ext alone, one encrypted as a whole, two versions in one file, and a child in another file than its
+    parent. The key is known to this process from here on."""
+    with_key()
     sqlimage.capture(sample_volume(place / "v.ntfs"), place / "ntfs.sqlimage", preset="fast")
     first, second = _fat_volumes(place)
     sqlimage.capture(first, place / "fat.sqlimage", preset="fast", label="golden")
@@ -93,7 +96,8 @@ def bases(place: Path) -> list[Base]:
     sqlimage.capture(second, both, append=True, property_values={"os.name": "Debian"})
     shutil.copy(place / "fat.sqlimage", parent)
     sqlimage.capture(second, child, parent=parent, label="mine")
-    alone = [_base(place, name, (f"{name}.sqlimage",)) for name in ("ntfs", "fat", "ext", "both")]
+    sqlimage.capture(first, place / "sealed.sqlimage", preset="fast", encrypt_all=True, ways=[KEY])
+    alone = [_base(place, name, (f"{name}.sqlimage",)) for name in ("ntfs", "fat", "ext", "both", "sealed")]
     return [*alone, _base(place, "child", ("child.sqlimage", "parent.sqlimage"))]
 
 
