@@ -61,9 +61,9 @@ def extract(
     ``file:stream``. Symbolic links of ext and ISO 9660 are made, when all else is there, so that nothing is written
     through one, with the target that the image has. A link of NTFS comes out as a plain file with the bytes its own
     record holds (mostly none). Permission bits are kept, set-user-ID and the like are not. A damaged file is told and
-    left out, the others come. Metadata files are left out; names that would lead elsewhere are changed and told.
-    Nothing is written outside ``destination``, and where the work cannot go on, what was written is removed. Raises
-    :class:`~sqlimage.errors.SqlimageError` subclasses.
+    left out, the others come; so is what lies in more than 1,000 directories. Metadata files are left out; names that
+    would lead elsewhere are changed and told. Nothing is written outside ``destination``, and where the work cannot go
+    on, what was written is removed. Raises :class:`~sqlimage.errors.SqlimageError` subclasses.
     """
     target = os.path.abspath(destination)
     if os.path.lexists(target):

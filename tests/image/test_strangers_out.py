@@ -170,7 +170,7 @@ def test_a_tree_deeper_than_any_path_is_taken_out_as_far_as_it_can_be_named(
     bad = lax(
         image,
         tmp_path / "bad.sqlimage",
-        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000) INSERT INTO file "
+        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 1500) INSERT INTO file "
         "SELECT 1, 0, replace(printf('%.*c', x, 'd'), 'd', '/d'), 'directory', 0, NULL, x, '', 0, NULL, 0 FROM n",
         "INSERT INTO file SELECT 1, 0, '/d/d/d/text', 'file', bytes, NULL, record, '', 0, digest, 0 FROM file "
         "WHERE path = '/text'",
@@ -181,7 +181,7 @@ def test_a_tree_deeper_than_any_path_is_taken_out_as_far_as_it_can_be_named(
     try:
         if is_good:
             assert done.returncode == 0, done.stderr
-            assert len(json.loads(done.stdout)["skipped"]) > 1900
+            assert len(json.loads(done.stdout)["skipped"]) > 400
             assert (target / "d/d/d/text").read_bytes() == (target / "text").read_bytes()
             assert (target / "/".join("d" * 999)).is_dir()
         else:
