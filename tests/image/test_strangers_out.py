@@ -162,7 +162,7 @@ def test_a_time_that_is_none_is_not_set(image: Path, tmp_path: Path, time_told: 
     assert (tmp_path / "tree" / "text").stat().st_size > 0
 
 
-@pytest.mark.parametrize("is_good", [True, False])
+@pytest.mark.parametrize("is_good", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_tree_deeper_than_any_path_is_taken_out_as_far_as_it_can_be_named(
     image: Path, tmp_path: Path, is_good: bool
 ) -> None:
