@@ -11,7 +11,7 @@ from sqlimage import format_size
 
 from .arguments import ImageArgument, JsonOption, LabelOption, MessageOption, UserOption, split_image
 from .output import message as say
-from .output import print_changes, print_json, print_pairs, print_table
+from .output import print_changes, print_json, print_pairs, print_table, printable
 
 EXAMPLE = "sqlimage edit begin laptop.sqlimage --message 'new drivers'"
 
@@ -39,11 +39,11 @@ def begin(
     with sqlimage.Image.open(path, writable=into is None) as opened:
         edit = opened.edit(version, into=into, label=label, message=message, user=user)
         edit.close()
-    place = f"{edit.path}@{edit.number}"
+    place = printable(f"{edit.path}@{edit.number}")
     if json:
         print_json({"image": edit.path, "version": edit.number, "uuid": edit.control.uuid})
         return
-    print(f"version {edit.number} is open in {edit.path}")
+    print(f"version {edit.number} is open in {printable(edit.path)}")
     print(
         f"write it with `sqlimage mount {place} DIR --writable`, `serve` or `boot`; then `sqlimage edit commit {place}`"
     )
@@ -107,5 +107,5 @@ def resume(image: ImageArgument, json: JsonOption = False) -> None:
             ("written", format_size(found.written_bytes)),
         ]
     )
-    place = f"{path}@{found.version}"
+    place = printable(f"{path}@{found.version}")
     print(f"go on with `sqlimage mount {place} DIR --writable`, `serve` or `boot`; or `sqlimage edit commit {place}`")

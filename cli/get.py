@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size
 
 from .arguments import ImageArgument, JsonOption, VolumeOption, on_volume, opened
-from .output import message, print_json
+from .output import message, print_json, printable
 
 EXAMPLE = "sqlimage get laptop.sqlimage /Users/joe ./joe"
 _MOST_TOLD = 20
@@ -43,7 +43,7 @@ def command(
         f"{report.files} files, {report.directories} directories, "
         + (f"{report.symbolic_links} symbolic links, " if report.symbolic_links else "")
         + f"{format_size(report.total_bytes)} "
-        f"to {report.destination}"
+        f"to {printable(report.destination)}"
     )
     if report.damaged:
         raise typer.Exit(sqlimage.DamagedError.exit_code)

@@ -20,7 +20,7 @@ from .arguments import (
     split_image,
 )
 from .output import message as say
-from .output import print_json, print_outcome
+from .output import print_json, print_outcome, printable
 
 EXAMPLE = "sqlimage mount laptop.sqlimage /mnt --writable"
 
@@ -81,6 +81,7 @@ def command(
         print_outcome(sqlimage.Outcome.from_plain(told["result"]))
         return
     ways = ", ".join(f"{name} by {chosen}" for name, chosen in told["ways"].items()) or ", ".join(told["devices"])
-    print(f"version {told['version']} of {told['image']} is mounted at {told['directory']} ({ways})")
+    print(printable(f"version {told['version']} of {told['image']} is mounted at {told['directory']} ({ways})"))
     if writable:
-        print(f"`sqlimage unmount {told['directory']}` commits what is written, with --discard it is thrown away")
+        place = printable(str(told["directory"]))
+        print(f"`sqlimage unmount {place}` commits what is written, with --discard it is thrown away")

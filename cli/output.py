@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import sqlimage
 
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_HARMFUL_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What JSON lets stand as it is."""
 _SHOWN = 12
 """Bytes that are shown of what is replaced; --json has all."""
 _LOOKED_AT = 500
@@ -37,7 +39,7 @@ def message(text: str) -> None:
 def print_json(value: object) -> None:
     """One JSON document on stdout: what has named fields as objects, bytes as hexadecimal text."""
     text = json.dumps(_plain(value), ensure_ascii=False, indent=2)
-    print(re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text))
+    print(_HARMFUL_IN_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}", text))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> int:
@@ -57,7 +59,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> int
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     """Names and values, one a line; pairs without a value are left out."""
-    shown = [(name, cell(value)) for name, value in pairs if value is not None]
+    shown = [(printable(name), cell(value)) for name, value in pairs if value is not None]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         print(f"{name:<{width}}  {value}")
@@ -134,7 +136,7 @@ def print_explanation(explained: sqlimage.Explanation, as_json: bool) -> None:
         if (volume.offset_bytes, volume.length_bytes) != (volume.offset_before, volume.length_before):
             where += f" -> {sqlimage.format_size(volume.length_bytes)} at byte {volume.offset_bytes}"
         moved = f"{sqlimage.format_size(volume.moved_bytes)} to be moved, {volume.fixups} fix-ups"
-        print(f"volume {volume.number}: {volume.file_system or 'unknown'}, {where}: {moved}")
+        print(f"volume {volume.number}: {printable(volume.file_system or 'unknown')}, {where}: {moved}")
     if explained.fixups:
         rows = (
             (at, len(original), _beginning(original), _beginning(replacement), reason)

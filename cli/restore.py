@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size
 
 from .arguments import ImageArgument, JsonOption, opened
-from .output import message, print_explanation, print_json, progress_bar
+from .output import message, print_explanation, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage restore laptop.sqlimage@golden /dev/sdb1"
 
@@ -85,7 +85,7 @@ def command(
         print_json(report)
         return
     print(
-        f"restored version {report.version} of {report.image} to {report.destination} "
+        f"restored version {report.version} of {printable(report.image)} to {printable(report.destination)} "
         f"({report.format}): "
         f"{format_size(report.medium_bytes)}, {format_size(report.written_bytes)} written, "
         f"{report.chunks_verified} chunks verified"

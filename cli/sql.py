@@ -11,7 +11,7 @@ import typer
 import sqlimage
 
 from .arguments import ImageArgument, JsonOption, opened
-from .output import message, print_json, print_table
+from .output import message, print_json, print_table, printable
 
 EXAMPLE = 'sqlimage sql laptop.sqlimage "SELECT path, bytes FROM file ORDER BY bytes DESC LIMIT 5"'
 
@@ -38,6 +38,11 @@ def command(
         elif csv:
             writer = csv_module.writer(sys.stdout)
             writer.writerow(answer.columns)
-            writer.writerows([v.hex() if isinstance(v, bytes) else v for v in row] for row in answer.rows)
+            # A program gets every value as it is; on a terminal none may do more than be seen.
+            shown = printable if sys.stdout.isatty() else str
+            writer.writerows(
+                [v.hex() if isinstance(v, bytes) else shown(v) if isinstance(v, str) else v for v in row]
+                for row in answer.rows
+            )
         elif answer.columns:
             print_table(answer.columns, answer.rows)

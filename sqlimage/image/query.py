@@ -18,6 +18,7 @@ from sqlimage.streams.translation import Row, translated
 
 MOST_CONTENT_BYTES = 64 << 20
 """The largest file ``content()`` gives in one value."""
+_MOST_VALUE_BYTES = MOST_CONTENT_BYTES + (16 << 20)
 
 _VIEWS = re.compile("effective|owner|lineage", re.IGNORECASE)
 """What a statement names that looks beyond one version."""
@@ -69,6 +70,7 @@ class Query:
         self._stack = ExitStack()
         self._volumes: dict[int, FileSystem] = {}
         connection = self._database.connection
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, _MOST_VALUE_BYTES)
         connection.create_scalar_function("content", self._content, -1)
         connection.authorizer = _authorize
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from sqlimage.errors import (
     SqlimageError,
     UsageError,
 )
-from sqlimage.filesystem.contract import WITH_MODES, FileSystem, read_all
+from sqlimage.filesystem.contract import WITH_MODES, Content, FileSystem, read_all
 from sqlimage.image.image import Version, open_row
+from sqlimage.journey.take_back import take_back
 from sqlimage.streams.files import FileRow
 
 _ZERO_BLOCK = bytes(1 << 20)
@@ -30,6 +30,10 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 """What FAT and others say to a symbolic link."""
 _LARGEST_FILE = 4 << 40
 """A sparse file can claim any size; writing out the holes of a larger one would take hours."""
+_DEEPEST = 1000
+"""Directories in one another; the path of more is longer than what programs can name."""
+_MOST_OPEN = 100
+"""Directories of a path that are kept open, for what comes next is near."""
 
 
 @dataclass(slots=True)
@@ -57,9 +61,9 @@ def extract(
     ``file:stream``. Symbolic links of ext and ISO 9660 are made, when all else is there, so that nothing is written
     through one, with the target that the image has. A link of NTFS comes out as a plain file with the bytes its own
     record holds (mostly none). Permission bits are kept, set-user-ID and the like are not. A damaged file is told and
-    left out, the others come. Metadata files are left out; names that would lead elsewhere are changed and told.
-    Nothing is written outside ``destination``, and where the work cannot go on, what was written is removed. Raises
-    :class:`~sqlimage.errors.SqlimageError` subclasses.
+    left out, the others come; so is what lies in more than 1,000 directories. Metadata files are left out; names that
+    would lead elsewhere are changed and told. Nothing is written outside ``destination``, and where the work cannot go
+    on, what was written is removed. Raises :class:`~sqlimage.errors.SqlimageError` subclasses.
     """
     target = os.path.abspath(destination)
     if os.path.lexists(target):
@@ -68,7 +72,7 @@ def extract(
     try:
         _extract(version, path, target, report, progress)
     except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
+        take_back(target)
         raise
     return report
 
@@ -139,6 +143,9 @@ def _extract_tree(
                     report.skipped.append((row.path, "its directory is not in the image"))
                     continue
                 if row.kind == "directory":
+                    if parent.count("/") >= _DEEPEST:
+                        report.skipped.append((row.path, f"lies deeper than {_DEEPEST} directories"))
+                        continue
                     tree.make(row.path[cut + 1 :], at, name, row)
                 else:
                     try:
@@ -169,7 +176,8 @@ class _Tree:
         self._names: dict[str, str | None] = {"": ""}
         """Directory in the image to directory below the destination; None where it is skipped."""
         self._taken: dict[str, set[str]] = {}
-        self._open: tuple[str, int] | None = None
+        self._open: list[tuple[str, int]] = []
+        """The directory that was entered last, after the first ones that lead to it."""
         self._made: list[tuple[str, FileRow]] = []
 
     def enter(self, directory: str) -> int | None:
@@ -179,19 +187,18 @@ class _Tree:
         place = self._names.get(directory)
         if place is None:
             return None
-        if self._open and self._open[0] == place:
-            return self._open[1]
-        at = os.dup(self._top)
-        try:
-            for part in place.split("/"):
-                below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-                os.close(at)
-                at = below
-        except OSError as problem:
-            os.close(at)
-            raise DeviceError(f"{place}: {problem.strerror}") from None
-        self.close()
-        self._open = (place, at)
+        while self._open and not f"{place}/".startswith(f"{self._open[-1][0]}/"):
+            os.close(self._open.pop()[1])
+        at, reached = (self._open[-1][1], self._open[-1][0]) if self._open else (self._top, "")
+        for part in place[len(reached) :].strip("/").split("/") if place != reached else ():
+            try:
+                at = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            except OSError as problem:
+                raise DeviceError(f"{place}: {problem.strerror}") from None
+            reached = f"{reached}/{part}" if reached else part
+            if len(self._open) > _MOST_OPEN:
+                os.close(self._open.pop()[1])
+            self._open.append((reached, at))
         return at
 
     def make(self, path: str, at: int, name: str, row: FileRow) -> None:
@@ -227,9 +234,8 @@ class _Tree:
         return safe
 
     def close(self) -> None:
-        if self._open:
-            os.close(self._open[1])
-            self._open = None
+        while self._open:
+            os.close(self._open.pop()[1])
 
 
 def safe_name(name: str) -> str:
@@ -245,8 +251,8 @@ def safe_name(name: str) -> str:
 
 def _link(file_system: FileSystem, row: FileRow, at: int, name: str, report: ExtractReport) -> None:
     """One symbolic link in a directory."""
+    content = _opened(file_system, row)
     try:
-        content = open_row(file_system, row)
         target = content.read(0, _MOST_TARGET_BYTES + 1)
     except InconsistentVolume as problem:
         raise FormatError(f"{row.path}: {problem}") from None
@@ -265,15 +271,13 @@ def _link(file_system: FileSystem, row: FileRow, at: int, name: str, report: Ext
 
 def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: ExtractReport, is_posix: bool) -> None:
     """One file's bytes into a new file of a directory; zeros become holes."""
+    content = _opened(file_system, row)
+    if content.size_bytes > _LARGEST_FILE:
+        report.skipped.append((row.path, f"claims {content.size_bytes} bytes, more than is extracted"))
+        return
     try:
-        content = open_row(file_system, row)
-        if content.size_bytes > _LARGEST_FILE:
-            report.skipped.append((row.path, f"claims {content.size_bytes} bytes, more than is extracted"))
-            return
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=at)
     except OSError as problem:
-        if isinstance(problem, SqlimageError):
-            raise
         raise DeviceError(f"{row.path}: cannot be made ({problem.strerror})") from None
     try:
         offset = 0
@@ -301,14 +305,22 @@ def _copy(file_system: FileSystem, row: FileRow, at: int, name: str, report: Ext
     report.total_bytes += content.size_bytes
 
 
+def _opened(file_system: FileSystem, row: FileRow) -> Content:
+    """The content of a row, which may name a record that the volume does not have."""
+    try:
+        return open_row(file_system, row)
+    except (InconsistentVolume, NotFoundError) as problem:
+        raise FormatError(f"{row.path}: {problem.message}") from None
+
+
 def _finish(fd: int, row: FileRow, is_posix: bool) -> None:
     """The permissions and the time of a file or a directory, as far as the destination can hold them."""
     if is_posix and row.attributes:
         with suppress(OSError):
             os.fchmod(fd, row.attributes & 0o777)
     if row.modified_at:
-        seconds = datetime.fromisoformat(row.modified_at).timestamp()
-        with suppress(OSError, OverflowError):
+        with suppress(OSError, OverflowError, ValueError):  # what is no date, or none that a file can have
+            seconds = datetime.fromisoformat(row.modified_at).timestamp()
             os.utime(fd, (seconds, seconds))
 
 

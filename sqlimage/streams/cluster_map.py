@@ -47,6 +47,8 @@ _DATA_BEFORE = (
     "ORDER BY start_cluster DESC LIMIT 1"
 )
 _TYPES = (int, int, int | None, int)
+_MOST = 1 << 55
+"""Above every cluster, number of a content and place in one that can be; sums of a few such do not overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def in_range(database: Database, version: int, start_cluster: int, end_cluster: 
     rows = database.rows(_RANGE, [version, start_cluster, end_cluster])
     found = [MapRecord(*typed(database.path, "cluster_map", _TYPES, row)) for row in rows]
     for record in found:
-        if record.data_offset < 0 or (record.data is not None and record.data < 1):
+        if not 0 <= record.data_offset < _MOST or (record.data is not None and record.data < 1):
             raise FormatError(f"{database.path}: the cluster map record at {record.start_cluster} is out of range")
     return [record for record in found if record.end_cluster >= start_cluster]
 
@@ -163,6 +165,6 @@ def _as_table(database: Database, found: list[Row]) -> MapTable:
     except (TypeError, ValueError, OverflowError):
         raise FormatError(f"{database.path}: the cluster map holds what is no number") from None
     mapped = np.array([row[2] is not None for row in found], dtype=bool)
-    if (table[:, 3] < 0).any() or (table[mapped, 2] < 1).any() or (table[:, 2] >= 1 << 55).any():
+    if (table < 0).any() or (table[mapped, 2] < 1).any() or (table >= _MOST).any():
         raise FormatError(f"{database.path}: a cluster map record is out of range")
     return MapTable(table[:, 0], table[:, 1], table[:, 2], table[:, 3])

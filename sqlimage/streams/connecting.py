@@ -11,7 +11,7 @@ from sqlimage.errors import FormatError
 from sqlimage.streams import schema
 
 _LIMITS = {
-    apsw.SQLITE_LIMIT_LENGTH: 256 << 20,
+    apsw.SQLITE_LIMIT_LENGTH: 16 << 20,  # the largest content has 8 MiB; views, tables and texts each hold copies
     apsw.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
     apsw.SQLITE_LIMIT_COLUMN: 200,
     apsw.SQLITE_LIMIT_EXPR_DEPTH: 100,
@@ -21,6 +21,8 @@ _LIMITS = {
     apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000,
     apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 10,
 }
+_MOST_WRITTEN_BYTES = 256 << 20
+"""For those who write: while a volume is laid out anew, the fix-ups of a whole FAT are one row."""
 BUSY_MS = 5000
 """How long is waited for others who have a lock."""
 _STEPS_BETWEEN_LOOKS = 200_000
@@ -36,6 +38,7 @@ def connect(path: str, mode: str) -> apsw.Connection:
         if flags == apsw.SQLITE_OPEN_READWRITE:
             # EXTRA: the directory is synced too when the journal is gone, or a power cut could bring it back.
             connection.execute("PRAGMA synchronous = EXTRA")
+            connection.limit(apsw.SQLITE_LIMIT_LENGTH, _MOST_WRITTEN_BYTES)
     except BaseException:
         connection.close()
         raise

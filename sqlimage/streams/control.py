@@ -12,6 +12,8 @@ from sqlimage.streams.database import Database
 from sqlimage.streams.translation import Row, typed
 
 _CLUSTER_SIZES = frozenset(1 << n for n in range(9, 22))
+_SECTOR_SIZES = frozenset(1 << n for n in range(9, 17))
+_LARGEST_CHUNK = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,11 @@ def volumes(database: Database, control: Control) -> list[Volume]:
             raise FormatError(
                 f"{database.path}: volume {volume.number} ends at byte {end}, the medium has {control.medium_bytes}"
             )
+        if volume.length_clusters != -(-volume.length_bytes // control.bytes_per_cluster):
+            raise FormatError(
+                f"{database.path}: volume {volume.number} has {volume.length_bytes} bytes, but "
+                f"{volume.length_clusters} clusters"
+            )
     return found
 
 
@@ -219,8 +226,13 @@ def _checked(database: Database, row: Row) -> Control:
             f"{database.path}: version {control.version} has clusters of {control.bytes_per_cluster} bytes; "
             "allowed are powers of two from 512 to 2097152"
         )
-    if control.bytes_per_sector & (control.bytes_per_sector - 1):
+    if control.bytes_per_sector not in _SECTOR_SIZES:
         raise FormatError(f"{database.path}: version {control.version} has sectors of {control.bytes_per_sector} bytes")
+    if not control.bytes_per_cluster <= control.chunk_bytes <= _LARGEST_CHUNK:
+        raise FormatError(
+            f"{database.path}: version {control.version} has chunks of {control.chunk_bytes} bytes; allowed are one "
+            f"cluster to {_LARGEST_CHUNK}"
+        )
     if control.encryption not in ("none", "aes-256-gcm") or control.compression not in ("none", "zstd"):
         raise FormatError(
             f"{database.path}: version {control.version} is coded as {control.compression}/{control.encryption}, "

@@ -12,7 +12,7 @@ from sqlimage.codec.vault import Vault
 from sqlimage.errors import DeviceError, RefusedError
 from sqlimage.streams import schema, unlocking
 from sqlimage.streams.connecting import BUSY_MS, check_identity, connect
-from sqlimage.streams.header import check_header, readable_alone
+from sqlimage.streams.header import check_beside, check_header, readable_alone
 from sqlimage.streams.keys import INSERT_SLOT, Keys, new_identity
 from sqlimage.streams.sealed import IN_MEMORY, SealedStreams
 from sqlimage.streams.translation import Row, translated
@@ -61,6 +61,7 @@ class Database:
         """
         path = os.path.realpath(path)  # what belongs to an image lies beside it, not beside links to it
         has_log = check_header(path)
+        check_beside(path)
         if not has_log and os.path.exists(path + "-wal"):
             raise RefusedError(
                 f"{path}-wal: does not belong to the image, which is at rest and has no write-ahead log",

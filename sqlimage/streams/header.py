@@ -21,6 +21,42 @@ def readable_alone(path: str) -> str:
     return "&immutable=1"
 
 
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+"""What the rollback journals of SQLite begin with, and end with where another file's name stands at the end."""
+
+
+def check_beside(path: str) -> None:
+    """Refuse what no program puts beside an image, before SQLite opens it.
+
+    A pipe would be waited for without end. The journal of a transaction over several databases names a file, which is
+    removed when the journal has been taken back, whatever it is; images are never written together with another one.
+    Raises :class:`~sqlimage.errors.RefusedError`.
+    """
+    for suffix in ("-journal", "-wal", "-shm"):
+        try:
+            mode = os.lstat(path + suffix).st_mode
+        except OSError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise RefusedError(f"{path}{suffix}: is in the way, and is no regular file", hint="move it away")
+    try:
+        fd = os.open(path + "-journal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        size = os.fstat(fd).st_size
+        tail = os.pread(fd, len(_JOURNAL_MAGIC), max(0, size - len(_JOURNAL_MAGIC)))
+    except OSError as problem:
+        raise DeviceError(f"{path}-journal: cannot be read ({problem.strerror})") from None
+    finally:
+        os.close(fd)
+    if tail == _JOURNAL_MAGIC and size > len(_JOURNAL_MAGIC):
+        raise RefusedError(
+            f"{path}-journal: names another file, which taking it back would remove; no journal of an image does",
+            hint="move it away",
+        )
+
+
 def _head(path: str) -> bytes:
     """The first 100 bytes, through SQLite's own file layer: another descriptor, when closed, would let go of the locks
     that other connections of this process have on the same file."""

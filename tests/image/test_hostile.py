@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import apsw
 import pytest
 
 import sqlimage
+from tests.image.strangers import lax
 from tests.images import run_tool, sample_volume
 from tests.make.cost import PATIENCE
 
@@ -22,28 +22,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("hostile")
     sqlimage.capture(sample_volume(place / "v"), place / "i.sqlimage", preset="fast")
     return place / "i.sqlimage"
-
-
-def lax(image: Path, target: Path, *statements: str) -> Path:
-    """A copy changed by a hand that knows how: types and checks are off while it writes, the schema is as it was."""
-    shutil.copy(image, target)
-    connection = apsw.Connection(str(target))
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
-    connection.execute("PRAGMA writable_schema = ON; PRAGMA ignore_check_constraints = ON")
-    saved = connection.execute("SELECT rowid, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
-    connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ') STRICT', ')') WHERE type = 'table'")
-    connection.close()
-    connection = apsw.Connection(str(target))
-    connection.execute("PRAGMA ignore_check_constraints = ON")
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
-    for statement in statements:
-        connection.execute(statement)
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
-    connection.execute("PRAGMA writable_schema = ON")
-    for row, sql in saved:
-        connection.execute("UPDATE sqlite_schema SET sql = ? WHERE rowid = ?", [sql, row])
-    connection.close()
-    return target
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sqlimage
-from tests.image.test_hostile import lax
+from tests.image.strangers import lax
 from tests.images import run_tool, sample_volume
 from tests.make.signing import KEY
 
