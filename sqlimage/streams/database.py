@@ -142,7 +142,7 @@ class Database:
         self._is_sealed = keys.is_whole
         if keys.is_whole:
             with translated(self.path):
-                self.sealed = SealedStreams(self.path, self.connection, keys.vault, name)
+                self.sealed = SealedStreams(self.path, self.connection, keys.vault, name, is_new=True)
 
     def keep_fixups_in_memory(self) -> None:
         """Have the fix-up stream where the file never sees it, for it holds what is encrypted everywhere else. To be

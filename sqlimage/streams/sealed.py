@@ -8,7 +8,6 @@ memory, which every statement finds first. Whatever a transaction changes there 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -54,13 +53,22 @@ class SealedStreams:
     sealed, and :class:`~sqlimage.errors.FormatError` where parts do not belong together."""
 
     def __init__(
-        self, path: str, connection: apsw.Connection, vault: Vault, identity: str, *, tables: bool = True
+        self,
+        path: str,
+        connection: apsw.Connection,
+        vault: Vault,
+        identity: str,
+        *,
+        tables: bool = True,
+        is_new: bool = False,
     ) -> None:
-        """``tables``: whether they are made; without them only maps can be checked."""
+        """``tables``: whether they are made; without them only maps can be checked. ``is_new``:
+        the file is being made, and sealed once at its end."""
         self._path = path
         self._connection = connection
         self._vault = vault
         self._identity = identity
+        self._is_new = is_new
         self._generation = 0
         self._parts: dict[tuple[str, int], list[int]] = {}
         """The generation in which each part was sealed, by stream and version."""
@@ -76,6 +84,8 @@ class SealedStreams:
         for statement in schema.temporary_sql((*TABLES, "fixup")):
             run(statement)
         run("CREATE TEMP TABLE unsealed (stream TEXT, version INTEGER, PRIMARY KEY (stream, version)) WITHOUT ROWID")
+        if self._is_new:
+            return
         watched = [(f"temp.{table}", table) for table in _BY_VERSION]
         watched += [(f"main.{table}", _MAP) for table in ("cluster_map", "bitmap")]
         for table, stream in watched:
@@ -137,7 +147,7 @@ class SealedStreams:
     def store(self) -> None:
         """Seal what changed, inside the transaction that changed it."""
         run = self._connection.execute
-        changed: list[tuple[str, int]] = self._rows("SELECT stream, version FROM temp.unsealed")
+        changed: list[tuple[str, int]] = self._changed()
         last: int = self._rows("SELECT coalesce(max(id), 0) FROM temp.audit")[0][0]
         if not changed and last == self._audit_sealed and self._generation:
             return
@@ -159,6 +169,14 @@ class SealedStreams:
         self._write(_MANIFEST, 0, 0, 0, _json(told))
         run("DELETE FROM temp.unsealed")
 
+    def _changed(self) -> list[tuple[str, int]]:
+        """Stream and version of all that changed."""
+        if not self._is_new:
+            return self._rows("SELECT stream, version FROM temp.unsealed")  # type: ignore[no-any-return]
+        for stream in _BY_VERSION:
+            self._rows(f"INSERT INTO temp.unsealed SELECT DISTINCT '{stream}', version FROM temp.{stream}")
+        return self._rows("SELECT stream, version FROM temp.unsealed")  # type: ignore[no-any-return]
+
     def roll_back(self) -> None:
         """After a transaction was taken back: the next one fills the tables anew."""
         self._generation = _UNKNOWN
@@ -176,16 +194,44 @@ class SealedStreams:
         self._connection.execute(
             "DELETE FROM main.sealed_stream WHERE stream = ? AND version = ? AND part >= ?", [stream, version, first]
         )
-        rows = self._connection.execute(f"SELECT {columns} FROM temp.{stream} WHERE {where} ORDER BY {TABLES[stream]}")
+        rows = f"SELECT {columns} FROM temp.{stream} WHERE {where} ORDER BY {TABLES[stream]}"
         generations = self._parts.get((stream, version), [])[:first]
-        while batch := list(itertools.islice(rows, _ROWS_IN_PART)):
-            for text in _encoded(batch):
-                self._write(stream, version, len(generations), self._generation, text)
-                generations.append(self._generation)
+        for text in self._in_json(stream, rows):
+            self._write(stream, version, len(generations), self._generation, text)
+            generations.append(self._generation)
         if generations:
             self._parts[stream, version] = generations
         else:
             self._parts.pop((stream, version), None)
+
+    def _in_json(self, stream: str, rows: str) -> Iterator[bytes]:
+        """What a statement gives, in parts."""
+        at = 0
+        as_json = self._json_of(stream)
+        while True:
+            part = f"{rows} LIMIT {_ROWS_IN_PART} OFFSET {at}"
+            if as_json:  # by SQLite itself, which is much faster
+                count, text = self._rows(f"SELECT count(*), '[' || group_concat({as_json}) || ']' FROM ({part})")[0]
+            else:
+                count, text = len(self._rows(part)), ""
+            if not count:
+                return
+            encoded = text.encode()
+            if encoded and len(encoded) <= _MOST_PART_BYTES:
+                yield encoded
+            else:
+                yield from _encoded(self._rows(part))
+            at += count
+
+    def _json_of(self, stream: str) -> str | None:
+        """A row as JSON, in SQL; None where a column may hold what SQLite would round: a number that is not whole."""
+        told = []
+        for _, name, kind, *_ in self._rows(f"PRAGMA main.table_info({stream})"):
+            if kind not in ("INTEGER", "TEXT", "BLOB"):
+                return None
+            blob = f"CASE WHEN {name} IS NULL THEN NULL ELSE json_object('hex', lower(hex({name}))) END"
+            told.append(blob if kind == "BLOB" else name)
+        return f"json_array({', '.join(told)})"
 
     def _seal_audit(self, last: int) -> None:
         """What was appended to the trail becomes parts behind the others; all of it anew where there are very many."""
