@@ -20,6 +20,7 @@ def command(image: ImageArgument, json: JsonOption = False) -> None:
         control, volumes, properties = version.control, version.volumes(), version.properties()
         versions = [other.control for other in version.image.versions()]
         signers = [key.hex() for key in version.signers()]
+        is_whole = version.image.is_encrypted_whole
         path, allocated = version.image.path, version.allocated().total * control.bytes_per_cluster
     if json:
         print_json(
@@ -30,11 +31,15 @@ def command(image: ImageArgument, json: JsonOption = False) -> None:
                 "allocated_bytes": min(allocated, control.medium_bytes),
                 "volumes": volumes,
                 "properties": properties,
+                "encrypted_whole": is_whole,
                 "signed_by": signers,
                 "versions": versions,
             }
         )
         return
+    encryption = control.encryption
+    if encryption != "none":
+        encryption += ", as a whole" if is_whole else f", by file: {properties.get('capture.encrypt', '')}"
     shape = (control.cylinders, control.tracks_per_cylinder, control.sectors_per_track)
     print_pairs(
         [
@@ -51,7 +56,7 @@ def command(image: ImageArgument, json: JsonOption = False) -> None:
             ("partition table", control.partition_scheme),
             ("allocated", format_size(min(allocated, control.medium_bytes))),
             ("compression", control.compression),
-            ("encryption", control.encryption),
+            ("encryption", encryption),
             ("signed by", f"{', '.join(signers)} (`sqlimage verify --trust` proves it)" if signers else None),
         ]
     )

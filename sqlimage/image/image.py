@@ -56,6 +56,11 @@ class Image:
     def path(self) -> str:
         return self.database.path
 
+    @property
+    def is_encrypted_whole(self) -> bool:
+        """Whether nothing in the file tells what is on the medium, without the key."""
+        return self.database.is_sealed
+
     def versions(self) -> list[Version]:
         """All versions in the file, by number."""
         return [Version(self, found) for found in control.versions(self.database)]

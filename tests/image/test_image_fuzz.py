@@ -25,7 +25,7 @@ from tests.image.mutations import extend
 from tests.image.strangers import Base, bases
 from tests.make.cost import PATIENCE
 
-EVERY_DAY, LONG = 150, 20_000
+EVERY_DAY, LONG = 80, 20_000
 
 
 @pytest.fixture(scope="module")
