@@ -39,7 +39,7 @@ def command(image: ImageArgument, json: JsonOption = False) -> None:
         return
     encryption = control.encryption
     if encryption != "none":
-        encryption += ", as a whole" if is_whole else f", by file: {properties.get('capture.encrypt', '')}"
+        encryption += ", as a whole" if is_whole else f", by file: {properties.get('capture.encrypt', '')!s}"
     shape = (control.cylinders, control.tracks_per_cylinder, control.sectors_per_track)
     print_pairs(
         [
