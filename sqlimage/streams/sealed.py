@@ -142,7 +142,24 @@ class SealedStreams:
             f"(SELECT {columns} FROM temp.control EXCEPT SELECT {columns} FROM main.control)"
         ).fetchone()
         if differ != (0,):
-            raise FormatError(f"{self._path}: its versions are not those that were sealed")
+            raise self._other_versions()
+
+    def _check_shown(self, manifest: Any) -> None:
+        """Likewise, where there are no tables, and for what the file holds now."""
+        columns = self._columns("control")
+        open_ = [number for number, column in enumerate(columns) if column not in HIDDEN]
+        sealed = {
+            tuple(row[number] for number in open_)
+            for stream, version, generations in manifest["parts"]
+            if stream == "control"
+            for part, generation in enumerate(generations)
+            for row in self._part(stream, version, part, generation)
+        }
+        if set(self._rows(f"SELECT {', '.join(columns[number] for number in open_)} FROM main.control")) != sealed:
+            raise self._other_versions()
+
+    def _other_versions(self) -> FormatError:
+        return FormatError(f"{self._path}: its versions are not those that were sealed")
 
     def store(self) -> None:
         """Seal what changed, inside the transaction that changed it."""
@@ -253,17 +270,20 @@ class SealedStreams:
         )
 
     def check_maps(self, versions: Sequence[int]) -> None:
-        """Raise :class:`~sqlimage.errors.DamagedError` where a version's map or bitmap is not what was sealed."""
+        """Raise :class:`~sqlimage.errors.DamagedError` where a version's map or bitmap is not what was sealed, and
+        :class:`~sqlimage.errors.FormatError` where the versions are not those that were."""
         begins = not self._connection.in_transaction
         if begins:  # list and maps as they were at one time
             self._connection.execute("BEGIN")
         try:
-            maps = self._maps_of(self._part(_MANIFEST, 0, 0, 0))
+            manifest = self._part(_MANIFEST, 0, 0, 0)
+            self._check_shown(manifest)
+            maps = self._maps_of(manifest)
             for version in versions:
                 is_open = self._rows(f"SELECT state FROM main.control WHERE version = {int(version)}") == [("open",)]
                 if version in maps or not is_open:
                     self._check_map(version, maps.get(version))
-        except (TypeError, KeyError, ValueError, AttributeError):
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError):
             raise FormatError(f"{self._path}: the list of its sealed streams is not of the form it should be") from None
         finally:
             if begins:
