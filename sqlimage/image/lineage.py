@@ -113,7 +113,7 @@ def _parent(lineage: Lineage, search: Sequence[str]) -> Link:
         except SqlimageError as problem:
             looked.append(problem.message)
             continue
-        found = _in_candidate(database, child.control, wanted, looked)
+        found = _in_candidate(database, files[child.file], child.control, wanted, looked)
         if found is not None:
             if len(files) >= _MOST_FILES:
                 database.close()
@@ -129,23 +129,35 @@ def _parent(lineage: Lineage, search: Sequence[str]) -> Link:
     )
 
 
-def _in_candidate(database: Database, child: Control, wanted: str, looked: list[str]) -> Control | None:
-    """The parent, where this file holds it and it fits; ``looked`` hears of one that does not."""
+def _in_candidate(database: Database, near: Database, child: Control, wanted: str, looked: list[str]) -> Control | None:
+    """The parent, where this file holds it and it fits the child in the file ``near``; ``looked`` hears of one that
+    does not."""
     try:
         found = control.by_uuid(database, wanted)
+        is_of_one_kind = found is None or _are_of_one_kind(near, database)
     except SqlimageError as problem:
         looked.append(problem.message)
         return None
     if found is None:
         return None
     # A copy that was made in the middle of that very edit, or a stranger's, does not stand in for the parent.
-    if found.state != "sealed":
+    if not is_of_one_kind:
+        looked.append(f"{database.path} has it, but not encrypted as a whole with the same key")
+    elif found.state != "sealed":
         looked.append(f"{database.path} has it as an edit that is not finished")
     elif found.bytes_per_cluster != child.bytes_per_cluster:
         looked.append(f"{database.path} has it with clusters of {found.bytes_per_cluster} bytes")
     else:
         return found
     return None
+
+
+def _are_of_one_kind(one: Database, other: Database) -> bool:
+    """Whether neither is encrypted as a whole, or both are, with one key: anybody can make a plain image, or one with
+    a key of his own, that says it holds the parent."""
+    if not one.is_sealed and not other.is_sealed:
+        return True
+    return one.is_sealed and other.is_sealed and one.key_id == other.key_id
 
 
 def places(path: str, search: Sequence[str]) -> list[str]:
