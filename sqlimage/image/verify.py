@@ -82,7 +82,7 @@ def verify(image: Image, *, threads: int | None = None, progress: Progress | Non
     Damage is reported, not raised.
     """
     report = VerifyReport(image.path)
-    for check in (_database, partial(_versions, search=image.search), _audit):
+    for check in (_database, _maps, partial(_versions, search=image.search), _audit):
         try:
             check(image.database, report)
         except FormatError as problem:
@@ -127,6 +127,12 @@ def _database(database: Database, report: VerifyReport) -> None:
     report.problems.extend(Problem(f"database: {line}") for line in lines[:_MOST_DATABASE_LINES])
     if len(lines) > _MOST_DATABASE_LINES:
         report.problems.append(Problem(f"database: {len(lines) - _MOST_DATABASE_LINES} more findings of this kind"))
+
+
+def _maps(database: Database, report: VerifyReport) -> None:
+    """Where they are sealed; the first that is another one is told."""
+    if database.is_sealed:
+        database.check_maps()
 
 
 def _versions(database: Database, report: VerifyReport, search: Sequence[str]) -> None:

@@ -18,13 +18,16 @@ def writing(path: str | os.PathLike[str], doing: str) -> Iterator[Database]:
     """The image for the one who writes to it while the block runs; ``doing`` tells others what is going on.
 
     What was committed is brought into the file at the end; where nothing was written, not a byte changes. Raises
-    :class:`~sqlimage.errors.RefusedError` where another process is writing to it, by name.
+    :class:`~sqlimage.errors.RefusedError` where another process is writing to it, by name, and
+    :class:`~sqlimage.errors.DamagedError` where a cluster map is not the one that was sealed.
     """
     with_links = os.path.realpath(path)
     lock = WriterLock(with_links, doing)
     try:
         database = Database.open(with_links, writable=True)
         try:
+            if database.is_sealed:
+                database.check_maps()  # what is written is sealed anew, and would vouch for whatever is there
             database.is_log_wanted = True
             yield database
         finally:

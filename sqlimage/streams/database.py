@@ -293,12 +293,15 @@ class Database:
                 self.sealed.roll_back()
             raise
 
-    def check_maps(self, versions: Sequence[int]) -> None:
-        """See that the maps of versions are those that were sealed; of an image that is encrypted as a whole.
+    def check_maps(self, versions: Sequence[int] | None = None) -> None:
+        """See that the maps of versions, of all unless told which, are those that were sealed; of an image that is
+        encrypted as a whole.
 
         Raises :class:`~sqlimage.errors.DamagedError`.
         """
         with translated(self.path):
+            if versions is None:
+                versions = [row[0] for row in self.connection.execute("SELECT version FROM control ORDER BY version")]
             sealed = self.sealed
             if sealed is None:
                 name = unlocking.identity(self.path, self.connection)

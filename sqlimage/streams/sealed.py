@@ -172,8 +172,9 @@ class SealedStreams:
         for stream, version in changed:
             if stream != _MAP:
                 self._seal(stream, version, f"version = {version}", 0)
+        maps = {version for stream, version in changed if stream == _MAP}
         for version in {version for stream, version in changed if stream in (_MAP, "control")}:
-            self._note_map(version)
+            self._note_map(version, is_changed=version in maps)
         if last != self._audit_sealed:
             self._seal_audit(last)
         if any(stream == "control" for stream, _ in changed):
@@ -198,12 +199,13 @@ class SealedStreams:
         """After a transaction was taken back: the next one fills the tables anew."""
         self._generation = _UNKNOWN
 
-    def _note_map(self, version: int) -> None:
-        """What the map of a version is, once it changes no more."""
-        if self._rows(f"SELECT state FROM temp.control WHERE version = {version}") == [("sealed",)]:
-            self._maps[version] = map_digest(self._connection, version)
-        else:
+    def _note_map(self, version: int, *, is_changed: bool) -> None:
+        """What the map of a version is, once it changes no more. Where it is as it was sealed, another label does not
+        vouch for what is there now."""
+        if self._rows(f"SELECT state FROM temp.control WHERE version = {version}") != [("sealed",)]:
             self._maps.pop(version, None)
+        elif is_changed or version not in self._maps:
+            self._maps[version] = map_digest(self._connection, version)
 
     def _seal(self, stream: str, version: int, where: str, first: int) -> None:
         """The rows of a stream of one version, in parts from number ``first`` on; those that were there go."""

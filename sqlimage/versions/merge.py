@@ -214,6 +214,8 @@ def _arriving(theirs: Database, database: Database) -> tuple[list[tuple[Control,
 
 def _check(theirs: Database, versions: Sequence[Control]) -> None:
     """Raise :class:`~sqlimage.errors.FormatError` for a child whose rows would do harm in its parent's file."""
+    if theirs.is_sealed:
+        theirs.check_maps([version.version for version in versions])
     problems = audit.broken_links(theirs)
     for version in versions:
         if not _UUID.fullmatch(version.uuid):
