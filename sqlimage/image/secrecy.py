@@ -20,6 +20,8 @@ PROPERTY = "capture.encrypt"
 """The globs, as a JSON list; inherited, so that edits and children go by them too."""
 _MOST_GLOBS = 1000
 _NTFS_LOG, _EXT_JOURNAL, _MFT = 2, 8, 0
+_LAST_SYSTEM = 15
+"""The records up to this one belong to NTFS itself."""
 
 
 def check_globs(globs: Sequence[str]) -> None:
@@ -65,7 +67,7 @@ def secret_files(medium: Medium, globs: Sequence[str]) -> tuple[Medium, list[str
             found, runs = volume, Runs.of([(0, volume.length_bytes)])
         else:
             rows = _matching(volume, globs, unmatched)
-            found, runs = (volume, Runs.empty()) if not rows else _secret(volume, rows)
+            found, runs = _secret(volume, rows)
         volumes.append(found)
         secret = secret.union(runs.shift(volume.offset_bytes))
     changed = dataclasses.replace(medium, volumes=tuple(volumes), secret=secret)
@@ -117,7 +119,7 @@ def _secret(volume: SourceVolume, rows: set[int]) -> tuple[SourceVolume, Runs]:
     assert volume.scan is not None and volume.facts is not None
     contents, is_ntfs = volume.scan.contents, volume.facts.file_system == "ntfs"
     journal = _NTFS_LOG if is_ntfs else _EXT_JOURNAL if volume.facts.file_system.startswith("ext") else None
-    if journal is not None:  # what was written lately is in there too
+    if journal is not None:  # what was written lately is in there too, of files that are gone now among others
         rows = rows | set(np.flatnonzero(contents.record == journal).tolist())
     chosen = np.zeros(len(contents), dtype=np.bool_)
     chosen[list(rows)] = True
@@ -126,16 +128,20 @@ def _secret(volume: SourceVolume, rows: set[int]) -> tuple[SourceVolume, Runs]:
     mine = chosen[owner]
     secret = Runs.of(zip(start[mine].tolist(), length[mine].tolist(), strict=True))
     inline = np.flatnonzero(chosen & (contents.flags & ContentFlag.INLINE != 0) & (contents.size_bytes > 0))
-    if len(inline):
-        secret = secret.union(_records(volume, contents, inline) if is_ntfs else _unclaimed(volume, contents))
+    if is_ntfs:
+        secret = secret.union(_records(volume, contents, np.array(sorted(rows), dtype=np.int64)))
+    elif len(inline):
+        secret = secret.union(_unclaimed(volume, contents))
     touching = overlaps(start, length, secret.start, secret.length)
     chosen[owner[touching.a]] = True
     undigested = frozenset(np.flatnonzero(chosen).tolist())
     return dataclasses.replace(volume, undigested=undigested), secret
 
 
-def _records(volume: SourceVolume, contents: Contents, inline: Int64s) -> Runs:
-    """The records of the MFT that hold resident contents, in bytes of the volume."""
+def _records(volume: SourceVolume, contents: Contents, rows: Int64s) -> Runs:
+    """The records of the MFT that may hold bytes of contents, in bytes of the volume: their own, for one that has
+    become too long for its record leaves the beginning behind there; those that hold an attribute of theirs; and all
+    that are not in use, where whatever was deleted still stands."""
     assert volume.facts is not None and volume.facts.clusters_per_record is not None
     told, cluster = volume.facts.clusters_per_record, volume.facts.bytes_per_cluster
     size = told * cluster if told > 0 else 1 << -told
@@ -143,7 +149,11 @@ def _records(volume: SourceVolume, contents: Contents, inline: Int64s) -> Runs:
     low, high = int(contents.first_run[mft]), int(contents.first_run[mft + 1])
     length = contents.run_length[low:high]
     at = np.cumsum(length) - length
-    holders = np.unique([contents.inline_holder[row] for row in inline.tolist()]).astype(np.int64)
+    own = contents.record[rows]
+    inline = [contents.inline_holder[row] for row in rows.tolist() if row in contents.inline_holder]
+    unused = np.setdiff1d(np.arange(int(contents.size_bytes[mft]) // size), contents.record)
+    holders = np.unique(np.concatenate((own[own > _LAST_SYSTEM], np.array(inline, dtype=np.int64), unused)))
+    holders = holders.astype(np.int64)
     found = overlaps(holders * size, np.full(len(holders), size, dtype=np.int64), at, length)
     start = contents.run_offset[low:high][found.b] + found.into_b
     return Runs.of(zip(start.tolist(), found.length.tolist(), strict=True))

@@ -116,3 +116,30 @@ def test_a_disk_of_several_volumes(tmp_path: Path) -> None:
             file.seek(sector * 512)
             file.write(volume.read_bytes())
     check(disk, tmp_path / "i.sqlimage", on="/1")
+
+
+def test_ntfs_keeps_nothing_of_a_small_file_that_was_deleted(tmp_path: Path) -> None:
+    source, image, child = ntfs.make_volume(tmp_path / "v.img", 24 * MIB), tmp_path / "i", tmp_path / "child"
+    with ntfs.mounted(source) as root:
+        write(root)
+    sqlimage.capture(source, image, encrypt=["vault"], ways=[KEY])
+    with ntfs.mounted(source) as root:
+        for path in SECRETS:
+            (root / path).unlink()
+    assert b"CANARY-tiny" in source.read_bytes()
+    sqlimage.capture(source, child, parent=image)
+    sqlimage.capture(source, image, append=True)
+    sqlimage.capture(source, tmp_path / "late", encrypt=["vault"], ways=[KEY])
+    for made in (image, child, tmp_path / "late"):
+        assert is_shown(made, *CANARIES) == []
+
+
+def test_ntfs_keeps_nothing_of_a_file_that_was_small(tmp_path: Path) -> None:
+    source = ntfs.make_volume(tmp_path / "v.img", 24 * MIB)
+    with ntfs.mounted(source) as root:
+        ntfs.write_tree(root, {"vault/grown.txt": b"CANARY-tiny" * 40})
+    with ntfs.mounted(source) as root:
+        (root / "vault/grown.txt").write_bytes(noise("grown", 9000))
+    assert b"CANARY-tiny" in source.read_bytes()
+    sqlimage.capture(source, tmp_path / "i", encrypt=["vault"], ways=[KEY])
+    assert is_shown(tmp_path / "i", *CANARIES) == []
