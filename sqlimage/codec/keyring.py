@@ -95,9 +95,10 @@ class Keyring:
                     raise LockedError(f"{path}: is encrypted; it needs {needs(key_slots)}", hint=_HINT)
                 self._refused.add(key_id)
                 raise _wrong(path)
-            vault = Vault(data_key)
-            if vault.key_id != key_id:
+            named = [vault for vault in (Vault(data_key), Vault(data_key, is_whole=True)) if vault.key_id == key_id]
+            if not named:
                 raise FormatError(f"{path}: a key slot wraps another key than the image is encrypted with")
+            vault = named[0]
             self._vaults[key_id] = vault
             return vault
 

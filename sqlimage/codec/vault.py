@@ -29,13 +29,18 @@ class NotAuthentic(Exception):
 
 
 class Vault:
-    """An unlocked data key. Safe from any thread."""
+    """An unlocked data key. Safe from any thread.
 
-    def __init__(self, data_key: bytes) -> None:
+    ``is_whole``: of images that are encrypted as a whole. The name of the key tells, so that nobody passes such an
+    image off as one that is encrypted by file, of which the map is not checked.
+    """
+
+    def __init__(self, data_key: bytes, *, is_whole: bool = False) -> None:
         if len(data_key) != KEY_BYTES:
             raise ValueError(f"a data key of {len(data_key)} bytes; it has {KEY_BYTES}")
         self.data_key = data_key
-        self.key_id = derived(data_key, "identity", 16).hex()
+        self.is_whole = is_whole
+        self.key_id = derived(data_key, "identity of a whole" if is_whole else "identity", 16).hex()
         """What a file says of the key it needs; it tells nothing of the key."""
         self._contents = derived(data_key, "contents")
         self._names = derived(data_key, "names")

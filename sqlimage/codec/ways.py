@@ -47,5 +47,5 @@ def new_slots(ways: Sequence[Way], vault: Vault) -> list[KeySlot]:
     return [slot_for(way, number, vault) for number, way in enumerate(ways, 1)]
 
 
-def new_vault() -> Vault:
-    return Vault(new_data_key())
+def new_vault(*, is_whole: bool = False) -> Vault:
+    return Vault(new_data_key(), is_whole=is_whole)

@@ -113,6 +113,6 @@ def _new_keys(wanted: Wanted) -> Keys:
     ways = wanted.ways() if callable(wanted.ways) else wanted.ways
     if not ways:
         raise UsageError("what is encrypted needs a key", hint="give --passphrase-file, --key-file or --recipient")
-    vault = new_vault()
+    vault = new_vault(is_whole=wanted.is_whole)
     keyring.add_vault(vault)
     return Keys(vault, new_slots(ways, vault), wanted.is_whole)

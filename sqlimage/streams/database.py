@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import apsw
 
 from sqlimage.codec.vault import Vault
-from sqlimage.errors import DeviceError, RefusedError
+from sqlimage.errors import DeviceError, FormatError, RefusedError
 from sqlimage.streams import schema, unlocking
 from sqlimage.streams.connecting import BUSY_MS, check_identity, connect
 from sqlimage.streams.header import check_beside, check_header, readable_alone
@@ -107,11 +107,16 @@ class Database:
     def vault(self) -> Vault:
         """The data key of the image.
 
-        Raises :class:`~sqlimage.errors.LockedError` where none of the keys that were given opens it.
+        Raises :class:`~sqlimage.errors.LockedError` where none of the keys that were given opens it, and
+        :class:`~sqlimage.errors.FormatError` where it is not the key of an image of that kind.
         """
         if self._vault is None:
             with translated(self.path):
-                self._vault = unlocking.unlock(self.path, self.connection)
+                vault = unlocking.unlock(self.path, self.connection)
+            if vault.is_whole != self.is_sealed:
+                is_not = "not encrypted" if vault.is_whole else "encrypted"
+                raise FormatError(f"{self.path}: says that it is {is_not} as a whole, and its key says otherwise")
+            self._vault = vault
         return self._vault
 
     def vault_or_none(self) -> Vault | None:

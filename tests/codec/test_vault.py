@@ -88,3 +88,8 @@ def test_a_key_is_told_by_its_id_and_never_shown() -> None:
     assert key.hex() not in repr(vault) and vault.key_id not in key.hex()
     with pytest.raises(ValueError, match="a data key of 31 bytes"):
         Vault(bytes(31))
+
+
+def test_the_name_of_a_key_tells_whether_all_of_an_image_is_encrypted_with_it() -> None:
+    key = new_data_key()
+    assert Vault(key).key_id != Vault(key, is_whole=True).key_id
