@@ -70,7 +70,7 @@ def read_identity(path: str) -> X25519PrivateKey:
 def read_recipient(text: str) -> Recipient:
     """A public key: a PEM file, or 64 hexadecimal digits."""
     if _HEX.fullmatch(text):
-        return Recipient(X25519PublicKey.from_public_bytes(bytes.fromhex(text)))
+        return _agreeable(X25519PublicKey.from_public_bytes(bytes.fromhex(text)), text)
     try:
         found = load_pem_public_key(_read(text, _MOST_PEM_BYTES))
     except (ValueError, UnsupportedAlgorithm):
@@ -79,7 +79,18 @@ def read_recipient(text: str) -> Recipient:
         raise UsageError(
             f"{text}: is no X25519 public key in PEM", hint="`sqlimage key generate FILE` makes FILE and FILE.pub"
         )
-    return Recipient(found)
+    return _agreeable(found, text)
+
+
+def _agreeable(key: X25519PublicKey, told: str) -> Recipient:
+    """Raise :class:`~sqlimage.errors.UsageError` for a point of small order: what is agreed on would be no secret."""
+    try:
+        X25519PrivateKey.generate().exchange(key)
+    except ValueError:
+        raise UsageError(
+            f"{told}: is no public key that anybody has", hint="`sqlimage key generate FILE` makes FILE and FILE.pub"
+        ) from None
+    return Recipient(key)
 
 
 def generate_identity(path: str) -> str:

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqlimage.codec import slots
+from sqlimage.codec.keyfiles import read_recipient
 from sqlimage.codec.keyring import Keyring
 from sqlimage.codec.slots import Cost, KeySlot, SlotProblem
 from sqlimage.codec.vault import Vault
 from sqlimage.codec.ways import KeyFile, Passphrase, Recipient, Way, slot_for
-from sqlimage.errors import FormatError, LockedError
+from sqlimage.errors import FormatError, LockedError, UsageError
 
 VAULT = Vault(bytes(range(32)))
 CHEAP = Cost(19 << 10, 1, 1)
@@ -148,3 +149,9 @@ def test_secrets_are_not_shown() -> None:
 def test_a_calibrated_cost_is_one_that_readers_accept() -> None:
     cost = slots.calibrated()
     assert cost.passes >= 3 and cost.memory_kib * cost.passes <= slots.MOST_COST_KIB
+
+
+@pytest.mark.parametrize("point", ["00" * 32, "01" + "00" * 31, "ec" + "ff" * 30 + "7f"])
+def test_a_recipient_with_whom_nothing_secret_is_agreed_on_is_refused(point: str) -> None:
+    with pytest.raises(UsageError, match="is no public key that anybody has"):
+        read_recipient(point)
