@@ -20,6 +20,7 @@ PROPERTY = "capture.encrypt"
 """The globs, as a JSON list; inherited, so that edits and children go by them too."""
 _MOST_GLOBS = 1000
 _NTFS_LOG, _EXT_JOURNAL, _MFT = 2, 8, 0
+_EXT_INCOMPAT_AT, _EXT_INLINE_DATA = 1024 + 0x60, 0x8000
 _LAST_SYSTEM = 15
 """The records up to this one belong to NTFS itself."""
 
@@ -67,7 +68,7 @@ def secret_files(medium: Medium, globs: Sequence[str]) -> tuple[Medium, list[str
             found, runs = volume, Runs.of([(0, volume.length_bytes)])
         else:
             rows = _matching(volume, globs, unmatched)
-            found, runs = _secret(volume, rows)
+            found, runs = _secret(volume, rows, may_be_inline=_may_be_inline(medium, volume))
         volumes.append(found)
         secret = secret.union(runs.shift(volume.offset_bytes))
     changed = dataclasses.replace(medium, volumes=tuple(volumes), secret=secret)
@@ -114,7 +115,15 @@ def _pattern(glob: str) -> re.Pattern[str]:
     return re.compile(f"{fnmatch.translate(whole)}|{fnmatch.translate(whole.rstrip('/') + '/*')}")
 
 
-def _secret(volume: SourceVolume, rows: set[int]) -> tuple[SourceVolume, Runs]:
+def _may_be_inline(medium: Medium, volume: SourceVolume) -> bool:
+    """Whether files of an ext volume may lie in their inodes, which keep what was deleted."""
+    if volume.facts is None or not volume.facts.file_system.startswith("ext"):
+        return False
+    told = medium.device.read(volume.offset_bytes + _EXT_INCOMPAT_AT, 4)
+    return int.from_bytes(told, "little") & _EXT_INLINE_DATA != 0
+
+
+def _secret(volume: SourceVolume, rows: set[int], *, may_be_inline: bool) -> tuple[SourceVolume, Runs]:
     """The volume, with the contents of which no digest may be kept; and what is secret of it, in bytes of it."""
     assert volume.scan is not None and volume.facts is not None
     contents, is_ntfs = volume.scan.contents, volume.facts.file_system == "ntfs"
@@ -130,7 +139,7 @@ def _secret(volume: SourceVolume, rows: set[int]) -> tuple[SourceVolume, Runs]:
     inline = np.flatnonzero(chosen & (contents.flags & ContentFlag.INLINE != 0) & (contents.size_bytes > 0))
     if is_ntfs:
         secret = secret.union(_records(volume, contents, np.array(sorted(rows), dtype=np.int64)))
-    elif len(inline):
+    elif len(inline) or may_be_inline:
         secret = secret.union(_unclaimed(volume, contents))
     touching = overlaps(start, length, secret.start, secret.length)
     chosen[owner[touching.a]] = True

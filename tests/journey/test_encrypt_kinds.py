@@ -143,3 +143,20 @@ def test_ntfs_keeps_nothing_of_a_file_that_was_small(tmp_path: Path) -> None:
     assert b"CANARY-tiny" in source.read_bytes()
     sqlimage.capture(source, tmp_path / "i", encrypt=["vault"], ways=[KEY])
     assert is_shown(tmp_path / "i", *CANARIES) == []
+
+
+@ext.needs_mount
+def test_ext4_keeps_nothing_of_a_file_that_was_deleted_from_its_inode(tmp_path: Path) -> None:
+    with ext.in_memory() as place:
+        source = ext.make_volume(place / "v.img", 64 * MIB, "-t", "ext4", "-I", "256", "-O", "inline_data")
+        with ext.mounted(source) as root:
+            write(root)
+        sqlimage.capture(source, tmp_path / "i", encrypt=["vault"], ways=[KEY])
+        with ext.mounted(source) as root:
+            for path in SECRETS:
+                (root / path).unlink()
+        assert b"CANARY-tiny" in source.read_bytes()
+        sqlimage.capture(source, tmp_path / "child", parent=tmp_path / "i")
+        sqlimage.capture(source, tmp_path / "late", encrypt=["vault"], ways=[KEY])
+    for made in ("i", "child", "late"):
+        assert is_shown(tmp_path / made, *CANARIES) == []
