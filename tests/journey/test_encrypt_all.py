@@ -7,14 +7,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import apsw
 import pytest
 
 import sqlimage
 from sqlimage.units import MIB
 from tests.images import kept_bytes, noise, run_tool, tool
 from tests.make import ntfs
-from tests.make.encrypted import KEY, is_shown, with_key, without_keys
+from tests.make.encrypted import KEY, changed, is_shown, with_key, without_keys
 
 FILES = {
     "Canary Directory/canary file.txt": b"canary content " * 3,
@@ -63,17 +62,6 @@ def image(made: Path, tmp_path: Path) -> Path:
 def key(tmp_path: Path) -> Path:
     (tmp_path / "key").write_bytes(KEY.content)
     return tmp_path / "key"
-
-
-def changed(image: Path, *statements: str) -> Path:
-    """What a stranger with the sqlite3 shell makes of an image."""
-    connection = apsw.Connection(str(image))
-    try:
-        for statement in statements:
-            connection.execute(statement)
-    finally:
-        connection.close()
-    return image
 
 
 def test_nothing_of_it_is_in_the_file(made: Path) -> None:

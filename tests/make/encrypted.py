@@ -56,3 +56,14 @@ def is_shown(image: Path, *secrets: bytes | str) -> list[bytes]:
 
 def _forms(text: str) -> set[bytes]:
     return {form.encode(code) for form in (text, text.upper()) for code in ("utf-8", "utf-16-le")}
+
+
+def changed(image: Path, *statements: str) -> Path:
+    """What a stranger with the sqlite3 shell makes of an image."""
+    connection = apsw.Connection(str(image))
+    try:
+        for statement in statements:
+            connection.execute(statement)
+    finally:
+        connection.close()
+    return image
