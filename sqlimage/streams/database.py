@@ -306,7 +306,7 @@ class Database:
         """
         with translated(self.path):
             if versions is None:
-                versions = [row[0] for row in self.connection.execute("SELECT version FROM control ORDER BY version")]
+                versions = [row[0] for row in self.connection.execute("SELECT version FROM main.control")]
             sealed = self.sealed
             if sealed is None:
                 name = unlocking.identity(self.path, self.connection)
