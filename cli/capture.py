@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size, parse_property
 
 from .arguments import JsonOption, split_image
-from .keys import ways_to_new_key
+from .keys import refuse_unused, ways_to_new_key
 from .output import message, print_explanation, print_json, print_pairs, printable, progress_bar
 
 EXAMPLE = "sqlimage capture /dev/sdb1 monday.sqlimage --parent sunday.sqlimage --label monday"
@@ -88,6 +88,8 @@ def command(
     target, parent_version = split_image(image) if append else (image, None)
     if parent is not None:
         parent, parent_version = split_image(parent)
+    if parent is None and not append:
+        refuse_unused(recipient, bool(encrypt or encrypt_all))
     with progress_bar("capturing") as progress:
         report = sqlimage.capture(
             source,

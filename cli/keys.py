@@ -34,6 +34,10 @@ Identity = Annotated[
 _OPTIONS = {"passphrase_file": PassphraseFile, "passphrase_fd": PassphraseFd, "key_file": KeyFile, "identity": Identity}
 
 
+_given_by_option: list[str | int] = []
+"""What of it this command was given by its options."""
+
+
 def with_keys(command: Callable[..., object]) -> Callable[..., object]:
     """The command with the options that unlock images."""
 
@@ -57,6 +61,7 @@ def _unlock_with(
 ) -> None:
     """Give the process the keys, and somebody to ask where there is a terminal."""
     keyring = sqlimage.keyring
+    _given_by_option[:] = [one for one in (passphrase_file, passphrase_fd, key_file, identity) if one is not None]
     passphrase_file = passphrase_file or os.environ.get(PASSPHRASE_VARIABLE)
     key_file = key_file or os.environ.get(KEY_VARIABLE)
     identity = identity or os.environ.get(IDENTITY_VARIABLE)
@@ -70,6 +75,15 @@ def _unlock_with(
         keyring.add_identity(sqlimage.read_identity(identity))
     if _is_terminal():
         keyring.ask_with(lambda path: _asked(f"Passphrase of {path}: "))
+
+
+def refuse_unused(recipients: list[str] | None, is_encrypted: bool) -> None:
+    """Raise :class:`sqlimage.UsageError` where a key was given for a new image of which nothing is to be encrypted:
+    whoever gives one believes that it is."""
+    if not is_encrypted and (recipients or _given_by_option):
+        raise sqlimage.UsageError(
+            "a key was given, but nothing is to be encrypted", hint="add --encrypt-all or --encrypt GLOB"
+        )
 
 
 def ways_to_new_key(recipients: list[str] | None) -> list[sqlimage.Way]:

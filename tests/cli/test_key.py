@@ -141,6 +141,13 @@ def test_on_a_terminal_it_is_asked_for(place: Path) -> None:
     assert on_terminal([PROGRAM, "info", new], ["one"])[0] == 0
 
 
+def test_a_key_for_an_image_that_would_be_plain_is_refused(place: Path) -> None:
+    for key in (("--key-file", place / "office.key"), ("--recipient", "09" + "00" * 31)):
+        done = run_tool("capture", place / "phrase", place / "new.sqlimage", *key)
+        assert done.returncode == 2 and "nothing is to be encrypted" in done.stderr
+        assert not (place / "new.sqlimage").exists()
+
+
 def test_where_nobody_can_be_asked_that_is_said(place: Path) -> None:
     done = run_tool("capture", place / "phrase", place / "new.sqlimage", "--encrypt-all")
     assert done.returncode == 2 and "needs a key" in done.stderr
