@@ -8,6 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Every day the same examples, so that what is red was made red by a change; in the slow part others each time.
+settings.register_profile("every-day", derandomize=True)
+settings.register_profile("random", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "every-day"))
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -16,6 +22,11 @@ def images_directory() -> Path | None:
     """Where real images made by others lie: $SQLIMAGE_IMAGES, or ``shared/images`` beside the checkout."""
     place = Path(os.environ.get("SQLIMAGE_IMAGES", CHECKOUT.parent / "shared" / "images"))
     return place if (place / "MANIFEST.tsv").is_file() else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "slow" and "HYPOTHESIS_PROFILE" not in os.environ:
+        settings.load_profile("random")
 
 
 @pytest.fixture(scope="session", autouse=True)

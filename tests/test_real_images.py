@@ -80,7 +80,15 @@ def known(row: dict[str, str]) -> bool:
     return readable(row) and row["path"].split("/")[0] != "big" and all(fs in READ_BY_US for fs in systems)
 
 
-@pytest.mark.parametrize("row", [r for r in rows() if known(r)], ids=name)
+LONG = ("ext/e2fsprogs_f_h_normal.img", "ext/ext4-view-rs_test_disk1.bin")
+"""Images of so many or so large files that they are left to the slow part."""
+
+
+def with_long_ones_marked(chosen: list[dict[str, str]]) -> list[object]:
+    return [pytest.param(row, marks=pytest.mark.slow) if name(row) in LONG else row for row in chosen]
+
+
+@pytest.mark.parametrize("row", with_long_ones_marked([r for r in rows() if known(r)]), ids=name)
 def test_every_file_that_others_found_is_found_with_its_digest(row: dict[str, str], tmp_path: Path) -> None:
     assert IMAGES
     facts = json.loads((IMAGES / row["facts"]).read_text()) if row["facts"] else {}

@@ -46,9 +46,11 @@ INSERT OR IGNORE INTO temp.told
 SELECT volume, record, stream FROM extent WHERE version = ?1
 UNION SELECT volume, record, stream FROM file WHERE version = ?1 AND record IS NOT NULL
 """
-_FOLD = (
+_FOLD_EXTENTS = (
     "DELETE FROM extent WHERE version = ?1 AND EXISTS (SELECT 1 FROM temp.told "
-    "WHERE told.volume = extent.volume AND told.record = extent.record AND told.stream = extent.stream)",
+    "WHERE told.volume = extent.volume AND told.record = extent.record AND told.stream = extent.stream)"
+)
+_FOLD = (
     "DELETE FROM file WHERE version = ?1 AND EXISTS (SELECT 1 FROM file AS newer "
     "WHERE newer.version = ?2 AND newer.volume = file.volume AND newer.path = file.path)",
     "DELETE FROM property WHERE version = ?1 AND EXISTS (SELECT 1 FROM property AS newer "
@@ -162,9 +164,9 @@ def _fold_all(database: Database, newest: Control, doomed: Sequence[Control]) ->
         for older in doomed:
             reach = min(reach, older.total_clusters)
             lost |= _fold_map(database, older.version, newest, reach)
-            for statement in (_HIDE_ON, *_FOLD):
+            # What the older one tells is taken down while it has all its rows: some of them fold away next.
+            for statement in (_HIDE_ON, _FOLD_EXTENTS, _TOLD, *_FOLD):
                 database.run(statement, [older.version, number] if "?2" in statement else [older.version])
-            database.run(_TOLD, [older.version])
             for table in _TAKE_OVER:
                 database.run(f"UPDATE {table} SET version = ? WHERE version = ?", [number, older.version])
             remove_rows(database, older.version)

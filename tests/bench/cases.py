@@ -81,7 +81,7 @@ _ENCRYPT = ("--encrypt-all", "--key-file", _KEY)
 
 
 def _read(name: str, source: str, *key: str) -> Contender:
-    return Contender(name, (sys.executable, "-m", "tests.bench.read_through", "{source}", *key), source, ())
+    return Contender(name, (sys.executable, "-m", "tests.bench.read_through", "{source}", "{out}", *key), source, ())
 
 
 _ENCRYPTED = (
@@ -174,6 +174,7 @@ CASES = (
     _sparse("fat32"),
     _defragment("ntfs"),
     _defragment("fat32"),
+    *_ENCRYPTED,
     Case(
         "ntfs-half",
         "Restore of an NTFS volume that is half empty, to half its size",

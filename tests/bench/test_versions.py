@@ -51,6 +51,7 @@ def test_who_takes_part_has_what_it_needs(case: Case) -> None:
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.slow
 def test_everybody_adds_a_second_version(corpus: Path, tmp_path: Path) -> None:
     done = results(BY_NAME["ext4-second"], corpus, tmp_path)
     assert {name: one.failure for name, one in done.items() if one.failure} == {}
@@ -86,6 +87,7 @@ def test_a_qcow2_child_holds_what_differs_and_reads_as_the_second_version(corpus
     assert not same(base)
 
 
+@pytest.mark.slow
 def test_one_file_and_child_files_of_many_versions_read_the_same(tmp_path: Path) -> None:
     image = tmp_path / "one.sqlimage"
     chain.small_first(image)

@@ -112,10 +112,10 @@ def two_files_are_read_from_each_others_place(patch: pytest.MonkeyPatch) -> None
 def bytes_of_a_file_are_stored_wrong(patch: pytest.MonkeyPatch) -> None:
     """After they were digested."""
 
-    def broken(content: bytes | memoryview, level: int | None) -> tuple[int, bytes]:
+    def broken(content: bytes | memoryview, level: int | None, vault: None, name: bytes) -> tuple[int, bytes]:
         whole = bytearray(content)
         whole[0] ^= 1
-        return chunk.encode(whole, level)
+        return chunk.encode(whole, level, vault, name)
 
     patch.setattr(encode, "encode", broken)
 

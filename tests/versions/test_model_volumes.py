@@ -136,6 +136,21 @@ def test_an_ntfs_volume_is_told_as_a_fresh_capture_tells_it(ntfs_states: list[St
     run(type("NtfsVolumes", (Volumes,), {"known": ntfs_states}), 3, 10)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("last", [2, 3, 4])
+def test_a_name_that_went_and_came_back_for_another_content_hides_the_first_one_for_good(
+    fat_states: list[State], first: int, last: int, tmp_path: Path
+) -> None:
+    image = tmp_path / "i.sqlimage"
+    for turn in range(last + 1):
+        sqlimage.capture(sqlimage.MemoryDevice(fat_states[turn].medium), image, append=turn > 0)
+    sqlimage.squash(image, str(first + 1), str(last + 1))
+    with sqlimage.open(str(image)) as opened:
+        found = told(opened.version())
+        for name in ("file", "extent", "bitmap"):
+            assert found[name] == fat_states[last].told[name]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["fat_states", "ntfs_states"])
