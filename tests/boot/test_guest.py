@@ -72,6 +72,7 @@ def test_a_composed_fat_volume_boots_and_keeps_what_the_guest_wrote(
     assert path.read_bytes()[28:32] == bytes(4), "the image keeps its own number of hidden sectors"
 
 
+@pytest.mark.slow
 def test_a_volume_of_an_old_disk_boots_from_ide_where_it_used_to_start(booting: Booting, tmp_path: Path) -> None:
     volume = MemoryDevice(media.fat_volume(16, 63).read_bytes())
     medium = bootable(volume, [Facts(0, "fat16", 63)])

@@ -115,7 +115,7 @@ def test_what_was_flushed_before_a_failure_is_there_after_a_crash(
 
 
 @ONCE_OR_FOREVER
-@pytest.mark.parametrize(("kind", "error"), [*FAILURES, (Kind.READ, errno.EIO)])
+@pytest.mark.parametrize(("kind", "error"), [*FAILURES, pytest.param(Kind.READ, errno.EIO, marks=pytest.mark.slow)])
 def test_a_commit_that_fails_leaves_the_edit_to_be_resumed_or_the_version_sealed(
     image: Path, tmp_path: Path, kind: Kind, error: int, forever: bool
 ) -> None:

@@ -158,6 +158,7 @@ def test_a_property_that_finds_no_room_leaves_the_image_as_it_was(tmp_path: Path
         run("umount", place)
 
 
+@pytest.mark.slow
 def test_a_property_command_killed_at_random_moments_leaves_the_old_value_or_the_new(tmp_path: Path) -> None:
     image = tmp_path / "i.sqlimage"
     (tmp_path / "raw").write_bytes(noise("y", 100_000))

@@ -205,7 +205,12 @@ def kill_again_and_again(chain: Chain, work: Path, name: str, times: int, seed: 
     print(f"{name}: {dict(became)}")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+EVERY_DAY = ("merge", "squash")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in EVERY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+)
 def test_a_command_that_is_killed_leaves_every_version_readable(chain: Chain, tmp_path: Path, name: str) -> None:
     kill_again_and_again(chain, tmp_path, name, 2 + (name in ("append", "merge", "squash", "rebase")), 1)
 

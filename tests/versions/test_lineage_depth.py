@@ -46,6 +46,7 @@ def place(chain: Chain, where: str, number: int) -> tuple[Path, str]:
 
 @pytest.mark.parametrize("where", ["one", "many"])
 @pytest.mark.parametrize("number", [MIDDLE, DEPTH])
+@pytest.mark.slow
 def test_a_version_on_top_of_a_hundred_reads_and_lists_like_a_fresh_capture(
     chain: Chain, fresh: dict[int, State], where: str, number: int
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_version_on_top_of_a_hundred_reads_and_lists_like_a_fresh_capture(
 
 
 @pytest.mark.parametrize("where", ["one", "many"])
+@pytest.mark.slow
 def test_the_views_tell_every_version_of_a_long_lineage(chain: Chain, fresh: dict[int, State], where: str) -> None:
     """Of ancestors in other files under numbers of their own."""
     file, version = place(chain, where, DEPTH)
@@ -112,6 +114,7 @@ def data_of(chain: Chain) -> tuple[dict[tuple[str, int], bytes], dict[bytes, byt
 
 
 @pytest.mark.parametrize("where", ["one", "many"])
+@pytest.mark.slow
 def test_the_commands_tell_the_last_and_the_history_of_a_path(chain: Chain, where: str) -> None:
     file, version = place(chain, where, DEPTH)
     assert tool("cat", f"{file}@{version}", LOG) == log_of(DEPTH).decode()
