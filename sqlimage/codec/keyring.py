@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from typing import TYPE_CHECKING
 
 from sqlimage.codec import slots
 from sqlimage.codec.slots import KeySlot, SlotProblem
 from sqlimage.codec.vault import Vault
 from sqlimage.codec.ways import KeyFile, Passphrase
 from sqlimage.errors import FormatError, LockedError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 Ask = Callable[[str], bytes | None]
 """Asks a person for the passphrase of the image of that path; None where there is nobody to ask."""

@@ -11,12 +11,12 @@ import os
 import re
 import time
 from dataclasses import dataclass
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typing import TYPE_CHECKING
 
 from sqlimage.codec.vault import KEY_BYTES, OVERHEAD_BYTES, NotAuthentic, decrypt, derived, encrypt
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 PASSPHRASE, KEY_FILE, X25519 = "passphrase", "key-file", "x25519"
 KINDS = (PASSPHRASE, KEY_FILE, X25519)
@@ -90,8 +90,10 @@ def key_file_slot(number: int, key_id: str, data_key: bytes, content: bytes) -> 
 
 
 def x25519_slot(number: int, key_id: str, data_key: bytes, recipient: X25519PublicKey) -> KeySlot:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
     ephemeral = X25519PrivateKey.generate()
-    ours, theirs = _raw(ephemeral.public_key()), _raw(recipient)
+    ours, theirs = ephemeral.public_key().public_bytes_raw(), recipient.public_bytes_raw()
     shared = derived(ephemeral.exchange(recipient), "x25519", salt=ours + theirs)
     return _wrapped(number, key_id, data_key, X25519, {"ephemeral": ours.hex(), "recipient": theirs.hex()}, shared)
 
@@ -155,8 +157,10 @@ def open_with_key_file(slot: KeySlot, key_id: str, content: bytes) -> bytes | No
 
 def open_with_identity(slot: KeySlot, key_id: str, identity: X25519PrivateKey) -> bytes | None:
     """The data key, or None where the slot is another recipient's. Raises :class:`SlotProblem`."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
     told = parameters(slot)
-    if told.recipient != _raw(identity.public_key()):
+    if told.recipient != identity.public_key().public_bytes_raw():
         return None
     try:
         shared = identity.exchange(X25519PublicKey.from_public_bytes(told.ephemeral))
@@ -197,11 +201,9 @@ def _hex(told: dict[str, object], name: str, length: int) -> bytes:
     return bytes.fromhex(value)
 
 
-def _raw(key: X25519PublicKey) -> bytes:
-    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-
-
 def _stretched(passphrase: bytes, salt: bytes, cost: Cost) -> bytes:
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
     return Argon2id(
         salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory_kib
     ).derive(passphrase)

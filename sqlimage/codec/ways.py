@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from typing import TYPE_CHECKING
 
 from sqlimage.codec import slots
 from sqlimage.codec.slots import Cost, KeySlot
 from sqlimage.codec.vault import Vault, new_data_key
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 LEAST_KEY_FILE_BYTES, MOST_KEY_FILE_BYTES = 16, 8 << 20
 
