@@ -75,21 +75,6 @@ def secret_files(medium: Medium, globs: Sequence[str]) -> tuple[Medium, list[str
     return changed, [glob for glob in globs if glob in unmatched]
 
 
-def matching(volume: SourceVolume, globs: Sequence[str]) -> set[int]:
-    """Rows of contents one of whose names matches a glob, by whole path where the glob has a slash, else by name."""
-    if not globs or volume.scan is None:
-        return set()
-    entries = volume.scan.entries
-    found = set()
-    for path, kind, row in zip(entries.path, entries.kind.tolist(), entries.content.tolist(), strict=True):
-        if row < 0 or kind == EntryKind.DIRECTORY:
-            continue
-        name = path.rpartition("/")[2]
-        if any(fnmatch.fnmatchcase(path if "/" in glob else name, glob) for glob in globs):
-            found.add(row)
-    return found
-
-
 def _matching(volume: SourceVolume, globs: Sequence[str], unmatched: set[str]) -> set[int]:
     assert volume.scan is not None
     entries = volume.scan.entries

@@ -262,7 +262,7 @@ def _with_keys(database: Database, encryption: Encryption) -> Iterator[None]:
     if encryption.keys and not encryption.keys.is_whole:
         database.keep_fixups_in_memory()
     with database.transaction():
-        if encryption.keys and encryption.is_new:
+        if encryption.keys and database.key_id is None:
             database.encrypt_with(encryption.keys)
         yield
 
@@ -275,7 +275,7 @@ class _Child:
         self._parent = parent
         self._target = target
         self._wishes = wishes
-        self.encryption = for_child(wishes.encryption, parent, is_parents_file=target.is_parents_file)
+        self.encryption = for_child(wishes.encryption, parent)
         self._relayout: Relayout | None = None
         if wishes.defragment:
             self._relayout = Relayout(in_units_of(parent.control.bytes_per_cluster, _inspected(source, wishes)))

@@ -43,8 +43,6 @@ class Encryption:
     """What a capture does about it."""
 
     keys: Keys | None = None
-    is_new: bool = False
-    """The file that is written to has no key yet."""
     globs: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
 
@@ -80,10 +78,10 @@ def for_first(wanted: Wanted) -> Encryption:
     if not wanted.globs and not wanted.is_whole:
         return Encryption()
     globs = () if wanted.is_whole else tuple(wanted.globs)
-    return Encryption(_new_keys(wanted), True, globs)
+    return Encryption(_new_keys(wanted), globs)
 
 
-def for_child(wanted: Wanted, parent: Version, *, is_parents_file: bool) -> Encryption:
+def for_child(wanted: Wanted, parent: Version) -> Encryption:
     """For a version on top of another one: what was encrypted stays so, under the same key.
 
     Raises :class:`~sqlimage.errors.LockedError` where the parent's key is needed and not at hand.
@@ -91,22 +89,22 @@ def for_child(wanted: Wanted, parent: Version, *, is_parents_file: bool) -> Encr
     database = parent.image.database
     keys = database.keys()
     if keys is None:
-        wanted.check()
         if wanted.is_whole:
+            wanted.check()
             raise RefusedError(
                 f"{database.path}: is not encrypted, and what a child has from its parent stays as it is",
                 hint="capture it as an image of its own, without a parent",
             )
-        return dataclasses.replace(for_first(wanted), is_new=True)
+        return for_first(wanted)
     check_globs(wanted.globs)
     if keys.is_whole:
-        return Encryption(keys, not is_parents_file)
+        return Encryption(keys)
     if wanted.is_whole:
         raise RefusedError(
             f"{database.path}: is encrypted in parts, and its children are too", hint="--encrypt '*' takes all files"
         )
     inherited = globs_of(parent.properties().get(PROPERTY))
-    return Encryption(keys, not is_parents_file, tuple(dict.fromkeys((*inherited, *wanted.globs))))
+    return Encryption(keys, tuple(dict.fromkeys((*inherited, *wanted.globs))))
 
 
 def _new_keys(wanted: Wanted) -> Keys:

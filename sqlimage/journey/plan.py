@@ -7,15 +7,15 @@ order in which a restore or a boot wants it.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sqlimage.extent import Int64s, Runs, overlaps
-from sqlimage.filesystem.contract import ContentFlag
+from sqlimage.filesystem.contract import ContentFlag, EntryKind
 from sqlimage.image.medium import Medium, SourceVolume
-from sqlimage.image.secrecy import matching
 from sqlimage.journey.jobs import NOBODY, About, Encrypt, Job, Piece, Window
 from sqlimage.journey.presets import Preset
 
@@ -183,7 +183,7 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str], secret: Run
     )
     if len(volume.left_out):  # nor does a page or swap file of which a part is taken get one
         digested &= ~np.isin(rows, list(volume.paging_rows))
-    stored = matching(volume, store)
+    stored = _matching(volume, store)
     digested &= ~np.isin(rows, list(volume.undigested))
     touching = overlaps(start, count, secret.start, secret.length)
     is_secret = np.bincount(owner[touching.a], touching.length, minlength=len(table))[rows]
@@ -208,3 +208,18 @@ def _contents(volume: SourceVolume, unit: int, store: Sequence[str], secret: Run
         [Encrypt(number) for number in encrypt.tolist()],
         [paths[n] if n >= 0 else "" for n in name_of[rows].tolist()],
     )
+
+
+def _matching(volume: SourceVolume, globs: Sequence[str]) -> set[int]:
+    """Rows of contents one of whose names matches a glob, by whole path where the glob has a slash, else by name."""
+    if not globs or volume.scan is None:
+        return set()
+    entries = volume.scan.entries
+    found = set()
+    for path, kind, row in zip(entries.path, entries.kind.tolist(), entries.content.tolist(), strict=True):
+        if row < 0 or kind == EntryKind.DIRECTORY:
+            continue
+        name = path.rpartition("/")[2]
+        if any(fnmatch.fnmatchcase(path if "/" in glob else name, glob) for glob in globs):
+            found.add(row)
+    return found

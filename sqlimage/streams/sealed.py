@@ -231,15 +231,14 @@ class SealedStreams:
             part = f"{rows} LIMIT {_ROWS_IN_PART} OFFSET {at}"
             if as_json:  # by SQLite itself, which is much faster
                 count, text = self._rows(f"SELECT count(*), '[' || group_concat({as_json}) || ']' FROM ({part})")[0]
+                encoded = text.encode() if count else b""
+                texts = iter([encoded]) if len(encoded) <= _MOST_PART_BYTES else _encoded(self._rows(part))
             else:
-                count, text = len(self._rows(part)), ""
+                found = self._rows(part)
+                count, texts = len(found), _encoded(found)
             if not count:
                 return
-            encoded = text.encode()
-            if encoded and len(encoded) <= _MOST_PART_BYTES:
-                yield encoded
-            else:
-                yield from _encoded(self._rows(part))
+            yield from texts
             at += count
 
     def _json_of(self, stream: str) -> str | None:

@@ -11,6 +11,7 @@ import pytest
 
 import sqlimage
 from tests.images import run_tool, sample_volume, tool
+from tests.make.signing import by_hand
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +25,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(image: Path, tmp_path: Path, *statements: str) -> Path:
     copy = tmp_path / "changed.sqlimage"
     shutil.copy(image, copy)
-    connection = apsw.Connection(str(copy))
-    triggers = connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
-    for name, _ in triggers:
-        connection.execute(f"DROP TRIGGER {name}")
-    for statement in statements:
-        connection.execute(statement)
-    for _, sql in triggers:
-        connection.execute(str(sql))
-    connection.close()
+    by_hand(copy, *statements)
     return copy
 
 
