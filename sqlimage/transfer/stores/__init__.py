@@ -1,0 +1,1 @@
+"""Places where segments lie: each an implementation of one small contract."""
