@@ -13,7 +13,8 @@ qemu-system-x86:qemu-system-x86_64 syslinux:syslinux busybox-static:busybox cpio
 genisoimage:genisoimage xorriso:xorriso 7zip:7zz squashfs-tools:mksquashfs borgbackup:borg restic:restic casync:casync
 libhivex-bin:hivexget libwin-hivex-perl:hivexregedit libregf-utils:regfexport chntpw:reged
 udftools:mkudffs cryptsetup-bin:cryptsetup f2fs-tools:mkfs.f2fs erofs-utils:mkfs.erofs nilfs-tools:mkfs.nilfs2
-jfsutils:mkfs.jfs reiserfsprogs:mkreiserfs hfsutils:hformat genromfs:genromfs'
+jfsutils:mkfs.jfs reiserfsprogs:mkreiserfs hfsutils:hformat genromfs:genromfs
+docker-registry:docker-registry lighttpd:lighttpd'
 missing=
 for pair in $WANTED; do
     command -v "${pair#*:}" >/dev/null || missing="$missing ${pair%%:*}"

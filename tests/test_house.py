@@ -25,7 +25,7 @@ ROWS = (
     {"media", "filesystem", "streams"},
     {"image"},
     {"journey", "versions"},
-    {"catalog", "nbd", "mount"},
+    {"catalog", "nbd", "mount", "transfer"},
     {"boot"},
     {"session"},
     {"cli"},

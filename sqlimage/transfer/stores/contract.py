@@ -20,11 +20,13 @@ _PLAIN = re.compile(r"(?:versions/[0-9a-f-]{36}|[A-Za-z0-9_][A-Za-z0-9._-]{0,127
 
 
 class StoreError(DeviceError):
-    """A store did not do what was asked. ``is_transient`` tells whether asking again may help."""
+    """A store did not do what was asked. ``is_transient`` tells whether asking again may help, ``retry_after_s`` how
+    long the server wants to be left alone before (0: it did not say)."""
 
-    def __init__(self, message: str, *, hint: str = "", is_transient: bool = False) -> None:
+    def __init__(self, message: str, *, hint: str = "", is_transient: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(message, hint=hint)
         self.is_transient = is_transient
+        self.retry_after_s = retry_after_s
 
 
 class Store(Protocol):

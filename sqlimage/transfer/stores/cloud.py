@@ -1,0 +1,182 @@
+"""A bucket at S3, or what speaks like it, at Google Cloud Storage or at Azure, by obstore."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlimage.errors import UsageError
+from sqlimage.transfer.stores.asking import CREDENTIALS_HINT, check_part, check_published, is_name, missing, too_long
+from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, StoreError, check_name
+from sqlimage.transfer.stores.extra import load
+from sqlimage.units import GIB, MIB
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+SCHEMES = ("s3", "gs", "az")
+_PART_BYTES = 8 * MIB
+"""What an object is put in, several at a time; the least that S3 takes is 5 MiB."""
+_PARTS_AT_A_TIME = 4
+_SILENCE_S = 300
+"""How long a server may say nothing. While a part goes up it says nothing: a line of 120 KiB/s does it in that time."""
+_URL = re.compile(r"(s3|gs|az)://([A-Za-z0-9][A-Za-z0-9._-]{0,254})((?:/[^/?#@\s]+)*)/?")
+_STATUS = re.compile(r"status code: (\d{3})([ A-Za-z-]*)(?:.*?<Code>(\w{1,60})</Code>)?", re.DOTALL)
+_WORTH_ASKING_AGAIN = {408, 409, 425, 429}
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+class CloudStore:
+    """``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``.
+
+    Credentials, region and endpoint come from the environment (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``,
+    ``GOOGLE_APPLICATION_CREDENTIALS``, ``AZURE_STORAGE_ACCOUNT_NAME``, ...) or from the machine that this runs on, as
+    obstore finds them. An endpoint that begins with ``http:`` is talked to in the clear.
+    """
+
+    def __init__(self, url: str) -> None:
+        found = _URL.fullmatch(url)
+        if not found or ".." in found[3].split("/"):
+            raise UsageError(f"{url.rpartition('@')[2]!r} names no bucket", hint="write s3://bucket/directory")
+        self._where = f"{found[1]}://{found[2]}{found[3]}"
+        store = load("obstore.store")
+        self._obstore: Any = load("obstore")
+        self._refusals: Any = load("obstore.exceptions")
+        options: dict[str, Any] = {}
+        if found[1] == "s3":
+            endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+            if endpoint:
+                options["endpoint"] = endpoint.rstrip("/")
+            if not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
+                options["region"] = "us-east-1"
+        else:
+            endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT", "") if found[1] == "az" else ""
+        try:
+            self._store: ObjectStore = store.from_url(
+                self._where,
+                client_options={
+                    "allow_http": endpoint.startswith("http://"),
+                    "connect_timeout": timedelta(seconds=10),
+                    "read_timeout": timedelta(seconds=_SILENCE_S),
+                    "timeout": timedelta(hours=6),
+                },
+                # who wraps this asks again; one more here saves the parts that went up already
+                retry_config={"max_retries": 1, "backoff": {"init_backoff": timedelta(milliseconds=100)}},
+                **options,
+            )
+        except (self._refusals.BaseError, ValueError) as problem:
+            raise UsageError(f"{self._where}: {_line_of(problem)}", hint="check its environment variables") from None
+
+    @property
+    def where(self) -> str:
+        return self._where
+
+    def put(self, name: str, content: Bytes) -> None:
+        check_name(name)
+        with self._telling(name):
+            self._obstore.put(self._store, name, content, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_A_TIME)
+
+    def get(self, name: str, most_bytes: int) -> bytes:
+        check_name(name)
+        with self._telling(name):
+            found = self._obstore.get(self._store, name)
+            if found.meta["size"] > most_bytes:
+                raise too_long(self.where, name, most_bytes)
+            return bytes(found.bytes())
+
+    def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
+        check_name(name)
+        check_part(offset_bytes, length_bytes)
+        if not length_bytes:
+            if self.head(name) is None:
+                raise missing(self.where, name)
+            return b""
+        try:
+            with self._telling(name):
+                part = self._obstore.get_range(self._store, name, start=offset_bytes, length=length_bytes)
+                return bytes(part)
+        except _BeyondTheEnd:
+            return b""
+
+    def head(self, name: str) -> int | None:
+        check_name(name)
+        try:
+            with self._telling(name):
+                return int(self._obstore.head(self._store, name)["size"])
+        except FileNotFoundError:
+            return None
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        folder = next((folder for folder in (SEGMENTS, VERSIONS) if prefix.startswith(folder)), "")
+        is_flat = not folder and bool(prefix) and not SEGMENTS.startswith(prefix) and not VERSIONS.startswith(prefix)
+        with self._telling(folder):
+            if is_flat:  # there may be very many segments, none of which is asked for
+                pages = iter([self._obstore.list_with_delimiter(self._store)["objects"]])
+            else:
+                pages = self._obstore.list(self._store, folder.rstrip("/") or None, chunk_size=1000)
+            for page in pages:
+                for found in page:
+                    name = found["path"]
+                    if name.startswith(prefix) and is_name(name):
+                        yield name
+
+    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
+        check_published(name, segment, keep)
+        try:
+            with self._telling(segment):
+                self._obstore.copy(self._store, segment, name, overwrite=True)
+        except _NotKnown:
+            self.put(name, self.get(segment, GIB))
+
+    def close(self) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        """Have what goes wrong below told as the contract says: what, where, and whether to ask again."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except FileNotFoundError:
+            raise missing(self.where, name) from None
+        except (self._refusals.PermissionDeniedError, self._refusals.UnauthenticatedError) as problem:
+            raise StoreError(f"{self.where}/{name}: {_line_of(problem)}", hint=CREDENTIALS_HINT) from None
+        except self._refusals.NotSupportedError as problem:
+            raise _NotKnown(f"{self.where}/{name}: {_line_of(problem)}") from None
+        except self._refusals.BaseError as problem:
+            raise self._told(name, problem) from None
+
+    def _told(self, name: str, problem: Exception) -> StoreError:
+        message = f"{self.where}/{name}: {_line_of(problem)}"
+        found = _STATUS.search(str(problem))
+        if not found:
+            return StoreError(message, is_transient=isinstance(problem, self._refusals.GenericError))
+        status = int(found[1])
+        if status == 416:
+            return _BeyondTheEnd(message)
+        if status in (400, 405, 501) and found[3] in (None, "NotImplemented", "MethodNotAllowed", "InvalidRequest"):
+            return _NotKnown(message)
+        return StoreError(message, is_transient=status >= 500 or status in _WORTH_ASKING_AGAIN)
+
+
+class _BeyondTheEnd(StoreError):
+    """A part was asked for that begins where the object ends, or later."""
+
+
+class _NotKnown(StoreError):
+    """The server does not do what was asked."""
+
+
+def _line_of(problem: Exception) -> str:
+    """What obstore says over a page, in a few words; nothing of it that a server chose but an error's code."""
+    text = str(problem)
+    if found := _STATUS.search(text):
+        return f"the server answered {found[1]}{found[2].rstrip()}{f' ({found[3]})' if found[3] else ''}"
+    line = text.partition("\n")[0]
+    reason = line.rpartition(" - ")[2] if "Error performing" in line else line.rpartition("source: ")[2]
+    return f"{reason[:200]}"
