@@ -157,7 +157,7 @@ def drain(response: httpx.Response) -> None:
 def length_told(response: httpx.Response) -> int | None:
     """``Content-Length``, or None where there is none that makes sense."""
     told = response.headers.get("Content-Length", "")
-    return int(told) if told.isascii() and told.isdigit() and len(told) < 19 else None
+    return min(int(told[:20]), 1 << 63) if told.isascii() and told.isdigit() else None
 
 
 def check_status(response: httpx.Response, what: str, *expected: int) -> None:
@@ -172,7 +172,7 @@ def check_status(response: httpx.Response, what: str, *expected: int) -> None:
         raise StoreError(told, hint=CREDENTIALS_HINT)
     raise StoreError(
         told,
-        is_transient=(status >= 500 and status not in _NOT_TO_ASK_AGAIN) or status in _WORTH_ASKING_AGAIN,
+        is_transient=(500 <= status < 600 and status not in _NOT_TO_ASK_AGAIN) or status in _WORTH_ASKING_AGAIN,
         retry_after_s=_retry_after(response),
     )
 
