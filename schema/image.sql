@@ -192,12 +192,19 @@ CREATE TABLE sealed_stream (
   PRIMARY KEY (stream, version, part)
 ) STRICT;
 
--- What of a transfer has arrived.
+-- What of a transfer has arrived: "what is missing" is a query.
 CREATE TABLE segment (
   image  TEXT NOT NULL,
   number INTEGER NOT NULL,
   bytes  INTEGER NOT NULL,
   digest BLOB NOT NULL,
-  state  TEXT NOT NULL,
+  state  TEXT NOT NULL CHECK (state IN ('here', 'missing')),
   PRIMARY KEY (image, number)
 ) STRICT, WITHOUT ROWID;
+
+-- Until all segments are here: where in them each content lies. No index by segment, for whoever needs one reads it all.
+CREATE TABLE place (
+  data     INTEGER PRIMARY KEY,
+  segment  INTEGER NOT NULL,
+  "offset" INTEGER NOT NULL CHECK ("offset" >= 0)
+) STRICT;

@@ -35,6 +35,13 @@ def programs_on_path() -> None:
     os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept of images elsewhere, and where they come from: not the user's who runs the tests."""
+    os.environ["SQLIMAGE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 def run(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
     """Run a program that must succeed; its output is in the failure message."""
     assert shutil.which(str(argv[0])), f"{argv[0]} is missing: run tests/install-debian-packages.sh"
