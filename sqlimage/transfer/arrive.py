@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -20,8 +20,6 @@ from sqlimage.streams.writer import WriterLock
 from sqlimage.transfer import rows
 from sqlimage.transfer.contents import Contents, unpack_contents
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
-
-_STORED = "SELECT id, stored_bytes FROM main.data WHERE id IN (SELECT data FROM main.place)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +89,11 @@ def make_image(target: str, first: First) -> None:
             raise FormatError(f"{first.where}: its streams are of another image than its header says")
         found, at = first.contents, first.contents.offset.copy()
         at[found.segment == 1] += first.header.data_offset_bytes
-        segments.write(database, first.listed(), np.stack([found.data, found.segment, at], axis=1).tolist())
-        odd = database.row("SELECT count(*) FROM main.place WHERE data NOT IN (SELECT id FROM main.data)")
-        if odd != (0,):
-            raise FormatError(f"{first.where}: places contents that are not in its data stream")
+        table = np.stack([found.data, found.starts(), found.segment, at, found.length], axis=1)
+        segments.write(database, first.listed(), table.tolist())
+        odd = segments.contradiction(database)
+        if odd is not None:
+            raise FormatError(f"{first.where}: the places of data {odd} are not those of all its bytes")
         new.make_indexes()
         with translated(target):  # what anybody sent is looked at as any image of a stranger's is
             check_identity(target, new.connection)
@@ -117,20 +116,11 @@ class Incoming:
             raise
         try:
             self.segments = segments.read(self.database)
-            self._read_places()
+            self._places = segments.places(self.database)
+            self._segment_of = [place[2] for place in self._places]
         except BaseException:
             self.close()
             raise
-
-    def _read_places(self) -> None:
-        stored = np.array(self.database.rows(_STORED), dtype=np.int64).reshape(-1, 2)
-        at = np.array(segments.places(self.database), dtype=np.int64).reshape(-1, 3)
-        rank = np.argsort(stored[:, 0], kind="stable")
-        row = np.searchsorted(stored[rank, 0], at[:, 0]) if len(stored) else np.zeros(0, dtype=np.int64)
-        lengths = stored[rank, 1][row] if len(stored) else np.zeros(0, dtype=np.int64)
-        table = np.column_stack([at, lengths])
-        self._places = table[np.lexsort((table[:, 2], table[:, 1]))]
-        """Content, segment, offset and stored bytes, by segment and place."""
 
     @property
     def identity(self) -> str | None:
@@ -165,16 +155,18 @@ class Incoming:
             raise DamagedError(f"{self.database.path}: what arrived as segment {number} is not that; it was not used")
         if row.is_here:
             return
-        with self.database.transaction():
-            segments.fill(self.database, self._contents(number, view), number)
-        self.segments[number - 1] = Segment(row.image, number, row.length_bytes, row.digest, HERE)
-
-    def _contents(self, number: int, view: memoryview) -> Iterator[tuple[int, memoryview]]:
-        low, high = np.searchsorted(self._places[:, 1], [number, number + 1])
-        for data, _, at, length in self._places[low:high].tolist():
+        whole, pieces = [], []
+        low, high = bisect_left(self._segment_of, number), bisect_right(self._segment_of, number)
+        for data, start, _, at, length, stored in self._places[low:high]:
             if at < 0 or at + length > len(view):
                 raise FormatError(f"{self.database.path}: data {data} would lie beyond the end of segment {number}")
-            yield data, view[at : at + length]
+            if length == stored:
+                whole.append((data, view[at : at + length]))
+            else:
+                pieces.append((data, start, view[at : at + length]))
+        with self.database.transaction():
+            segments.fill(self.database, whole, pieces, number)
+        self.segments[number - 1] = Segment(row.image, number, row.length_bytes, row.digest, HERE)
 
     def close(self) -> None:
         if hasattr(self, "database"):
