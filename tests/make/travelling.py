@@ -25,7 +25,7 @@ def volume(directory: Path, files: int = _FILES, file_bytes: int = 300_000) -> P
     made = fat.make_volume(directory / "volume.img", 16 * MIB, 16)
     tree = {f"{'ab'[n % 2]}/file{n}.bin": noise(n, file_bytes) for n in range(files)}
     tree["readme.txt"] = b"what stands here is read over a line\n" * 40
-    fat.fill(made, tree, directory / "tree")
+    fat.fill(made, tree, directory / "filled")
     return made
 
 
