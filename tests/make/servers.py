@@ -116,15 +116,8 @@ def s3_server(directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def registry_server(
-    directory: Path,
-    *,
-    htpasswd: str = "",
-    token_realm: str = "",
-    token_certificate: Path | None = None,
-) -> Iterator[str]:
-    """Debian's registry; ``host:port``. With ``htpasswd`` (a line of bcrypt) it wants a password, with ``token_realm``
-    and the certificate that its tokens are signed under, a token of that server."""
+def registry_server(directory: Path, *, htpasswd: str = "") -> Iterator[str]:
+    """Debian's registry; ``host:port``. With ``htpasswd`` (a line of bcrypt) it wants a password."""
     directory.mkdir(parents=True, exist_ok=True)
     (port,) = free_ports(1)
     lines = [
@@ -136,9 +129,6 @@ def registry_server(
     if htpasswd:
         (directory / "htpasswd").write_text(htpasswd + "\n")
         lines.append(f"auth: {{htpasswd: {{realm: tests, path: {directory}/htpasswd}}}}")
-    if token_realm:
-        token = f"realm: '{token_realm}', service: tests, issuer: tests, rootcertbundle: {token_certificate}"
-        lines.append(f"auth: {{token: {{{token}}}}}")
     (directory / "config.yml").write_text("\n".join(lines) + "\n")
     command = [program("docker-registry"), "serve", str(directory / "config.yml")]
     with running(command, directory / "registry.log", f"http://127.0.0.1:{port}/v2/", {"OTEL_TRACES_EXPORTER": "none"}):

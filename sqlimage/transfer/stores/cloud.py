@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlimage.errors import UsageError
+from sqlimage.errors import NotFoundError, UsageError
 from sqlimage.transfer.stores.asking import CREDENTIALS_HINT, check_part, check_published, is_name, missing, too_long
 from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, StoreError, check_name
 from sqlimage.transfer.stores.extra import load
@@ -142,21 +142,29 @@ class CloudStore:
             yield
         except StoreError:
             raise
-        except FileNotFoundError:
-            raise missing(self.where, name) from None
-        except (self._refusals.PermissionDeniedError, self._refusals.UnauthenticatedError) as problem:
-            raise StoreError(f"{self.where}/{name}: {_line_of(problem)}", hint=CREDENTIALS_HINT) from None
-        except self._refusals.NotSupportedError as problem:
-            raise _NotKnown(f"{self.where}/{name}: {_line_of(problem)}") from None
+        except FileNotFoundError as problem:
+            raise self._missing(name, problem) from None
         except self._refusals.BaseError as problem:
             raise self._told(name, problem) from None
 
-    def _told(self, name: str, problem: Exception) -> StoreError:
-        message = f"{self.where}/{name}: {_line_of(problem)}"
+    def _missing(self, name: str, problem: Exception) -> NotFoundError:
+        if "<Code>NoSuchBucket<" in str(problem):
+            return NotFoundError(f"{self.where}: there is no such bucket", hint="make it first, or check its name")
+        return missing(self.where, name)
+
+    def _told(self, name: str, problem: Exception) -> StoreError | NotFoundError:
+        message = f"{self.where}/{name}: {_line_of(problem)}".replace("/: ", ": ", 1)
         found = _STATUS.search(str(problem))
+        status = int(found[1]) if found else 0
+        is_refused = isinstance(problem, self._refusals.PermissionDeniedError | self._refusals.UnauthenticatedError)
+        if is_refused or status in (401, 403):
+            return StoreError(message, hint=CREDENTIALS_HINT)
+        if isinstance(problem, self._refusals.NotSupportedError):
+            return _NotKnown(message)
         if not found:
             return StoreError(message, is_transient=isinstance(problem, self._refusals.GenericError))
-        status = int(found[1])
+        if status == 404:
+            return self._missing(name, problem)
         if status == 416:
             return _BeyondTheEnd(message)
         if status in (400, 405, 501) and found[3] in (None, "NotImplemented", "MethodNotAllowed", "InvalidRequest"):

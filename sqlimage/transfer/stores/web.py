@@ -79,6 +79,8 @@ class Line:
             for _ in range(_MOST_REDIRECTIONS + 1):
                 response = self._client.send(request, stream=True)
                 try:
+                    if method == "HEAD" or response.next_request is not None:
+                        drain(response)  # what nobody reads costs its connection
                     if response.next_request is None or method not in ("GET", "HEAD"):
                         yield response
                         return
