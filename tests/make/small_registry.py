@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "tags":
             return self.tags(sorted(manifests))
         if kind == "manifests":
-            return self.manifest(manifests, rest)
+            return self.manifest(manifests, blobs, rest)
         if rest.startswith("uploads/"):
             # one request after the other to an upload: who asks where it stands waits for what is still coming in
             with self.registry.one_by_one:
@@ -134,9 +134,12 @@ class _Handler(BaseHTTPRequestHandler):
         )
         self.answer(200, json.dumps({"name": self.repository, "tags": page or None}).encode(), **link)
 
-    def manifest(self, manifests: dict[str, bytes], tag: str) -> None:
+    def manifest(self, manifests: dict[str, bytes], blobs: dict[str, bytes], tag: str) -> None:
         if self.command == "PUT":
-            manifests[tag] = self.rfile.read(int(self.headers["Content-Length"]))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            if any(layer["digest"] not in blobs for layer in json.loads(content)["layers"]):
+                return self.answer(404, b'{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}')
+            manifests[tag] = content
             return self.answer(201)
         return self.answer(200, manifests[tag]) if tag in manifests else self.answer(404)
 

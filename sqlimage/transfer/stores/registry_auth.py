@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PULL, PUSH = "pull", "push"
 _MOST_TOKEN_BYTES = 1 << 20
+_MOST_ERROR_BYTES = 64 << 10
+_MOST_ERRORS = 4
 _MOST_CHALLENGE = 8 << 10
 _DEFAULT_EXPIRY_S = 60
 _MARGIN_S = 5
@@ -129,6 +131,23 @@ class RegistryLine(Line):
                 raise StoreError(f"{what}: the registry refuses who asks", hint=LOGIN_HINT)
             check_status(response, told, 200)
             return _proof_in(read(response, told, _MOST_TOKEN_BYTES), told)
+
+
+def check_answer(response: httpx.Response, what: str, *expected: int) -> None:
+    """Raise for a status that is not expected, with the registry's own word for it."""
+    if response.status_code not in expected:
+        words = error_words(response, what)
+        check_status(response, what, detail=f"({', '.join(words)})" if words else "")
+
+
+def error_words(response: httpx.Response, what: str) -> list[str]:
+    """What a registry says is wrong, in the words of the specification (``MANIFEST_BLOB_UNKNOWN``, ...)."""
+    try:
+        content: Any = json.loads(read(response, what, _MOST_ERROR_BYTES))
+        told = [error.get("code") for error in content["errors"][:_MOST_ERRORS]]
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    return [word for word in told if isinstance(word, str) and re.fullmatch("[A-Z_]{1,40}", word)]
 
 
 def _with(headers: Mapping[str, str] | None, shown: str | None) -> dict[str, str]:

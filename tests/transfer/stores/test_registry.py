@@ -199,7 +199,7 @@ def test_pieces_are_as_long_as_the_registry_wants_at_least(registry: SmallRegist
 
 def test_what_the_registry_finds_not_to_match_is_no_silent_success(registry: SmallRegistry) -> None:
     registry.damages = 1
-    with pytest.raises(StoreError, match="400"):
+    with pytest.raises(StoreError, match=r"400 Bad Request \(DIGEST_INVALID\)"):
         quick(registry.host).put(segment_of(_SMALL), _SMALL)
     with pytest.raises(StoreError, match="400"):
         quick(registry.host).put(segment_of(_LARGE), _SMALL)
@@ -238,3 +238,17 @@ def test_an_upload_is_not_sent_on_to_another_place_with_the_token(
         quick(registry.host).put(segment_of(_SMALL), _SMALL)
         assert [told for _, _, told in other.requests if "authorization" in told] == []
         assert other.count("PUT") == 1
+
+
+def test_a_segment_that_was_cleared_away_meanwhile_is_told(registry: SmallRegistry) -> None:
+    store = quick(registry.host)
+    for content in (_SMALL, _LARGE):
+        store.put(segment_of(content), content)
+    del registry.blobs["a/shelf"][segment_of(_LARGE).replace(SEGMENTS, "sha256:")]
+    with pytest.raises(StoreError, match="MANIFEST_BLOB_UNKNOWN") as raised:
+        store.publish("image", segment_of(_SMALL), [segment_of(_LARGE)])
+    assert raised.value.is_transient
+    with pytest.raises(NotFoundError, match=segment_of(_LARGE)):
+        Retrying(store, sleep=lambda _: None).publish("image", segment_of(_SMALL), [segment_of(_LARGE)])
+    store.put(segment_of(_LARGE), _LARGE)
+    store.publish("image", segment_of(_SMALL), [segment_of(_LARGE)])
