@@ -126,6 +126,15 @@ def test_what_a_server_answers_says_whether_to_ask_again(
         assert raised.value.is_transient is is_transient
 
 
+def test_a_server_that_says_nothing_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with misbehaving(_SMALL) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.removesuffix("/shelf"))
+        server.always = bad.silent
+        with pytest.raises(StoreError) as raised:
+            CloudStore(url, silence_s=0.2).get("image", 1000)
+        assert raised.value.is_transient
+
+
 class _WithoutCopy(BaseHTTPRequestHandler):
     """As much of S3 as one object takes, without copying."""
 

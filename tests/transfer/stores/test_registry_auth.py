@@ -91,6 +91,11 @@ def test_a_token_is_fetched_for_a_password(registry: SmallRegistry) -> None:
 
 
 @pytest.mark.usefixtures("known")
+def test_a_host_is_the_same_however_it_is_written(registry: SmallRegistry) -> None:
+    use(registry.host.replace("127.0.0.1", "LOCALHOST"))
+
+
+@pytest.mark.usefixtures("known")
 def test_a_token_that_ended_is_fetched_anew(registry: SmallRegistry) -> None:
     registry.uses_of_a_token = 1
     use(registry.host)
