@@ -79,6 +79,8 @@ class Line:
             for _ in range(_MOST_REDIRECTIONS + 1):
                 response = self._client.send(request, stream=True)
                 try:
+                    if method == "HEAD" or response.next_request is not None:
+                        drain(response)  # what nobody reads costs its connection
                     if response.next_request is None or method not in ("GET", "HEAD"):
                         yield response
                         return
@@ -160,14 +162,14 @@ def length_told(response: httpx.Response) -> int | None:
     return min(int(told[:20]), 1 << 63) if told.isascii() and told.isdigit() else None
 
 
-def check_status(response: httpx.Response, what: str, *expected: int) -> None:
+def check_status(response: httpx.Response, what: str, *expected: int, detail: str = "") -> None:
     """Raise for a status that is not expected: what it means, and whether asking again may help."""
     status = response.status_code
     if status in expected:
         return
     if status in (404, 410):
         raise NotFoundError(f"{what}: no such object")
-    told = f"{what}: the server answered {status} {_phrase(response)}".rstrip()
+    told = f"{what}: the server answered {status} {_phrase(response)} {detail}".rstrip()
     if status in (401, 403, 407):
         raise StoreError(told, hint=CREDENTIALS_HINT)
     raise StoreError(
