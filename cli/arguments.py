@@ -6,21 +6,52 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, get_type_hints
 
 import typer
 
 import sqlimage
 
+from .output import progress_bar
+
+
+def _here(text: str) -> str:
+    """What an argument names, unless it is a URL: an image elsewhere is only read."""
+    if sqlimage.is_url(text):
+        raise sqlimage.RefusedError(f"{text}: an image elsewhere is only read", hint="`sqlimage pull` it first")
+    return text
+
+
 ImageArgument = Annotated[
     str,
     typer.Argument(
         metavar="IMAGE",
+        callback=_here,
         help="An image file, or IMAGE@VERSION: a number, a label, the beginning of a UUID, or `latest`.",
         show_default=False,
     ),
 ]
+ImageFile = Annotated[str, typer.Argument(metavar="IMAGE", callback=_here, help="An image file.", show_default=False)]
+PlaceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE",
+        help="An image file or the URL of one, or IMAGE@VERSION: a number, a label, the beginning of a UUID, `latest`.",
+        show_default=False,
+    ),
+]
+UrlArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        help="s3://bucket/dir/NAME, gs://, az://, oci://registry/repository:NAME, https://host/dir/NAME, "
+        "file:///dir/NAME",
+        show_default=False,
+    ),
+]
+LimitOption = Annotated[str | None, typer.Option("--limit", metavar="SIZE", help="At most so much a second, as 5MiB.")]
+SegmentSizeOption = Annotated[str, typer.Option(metavar="SIZE", help="How long segments are, but for the last.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead.")]
 
 MessageOption = Annotated[str | None, typer.Option("--message", "-m", help="Why, for the audit trail.")]
@@ -69,6 +100,16 @@ def search_in(directories: list[str]) -> None:
     os.environ[sqlimage.SEARCH_VARIABLE] = ":".join(filter(None, [*map(os.path.abspath, directories), known]))
 
 
+def limit_of(text: str | None) -> int | None:
+    """What ``--limit`` means, in bytes a second."""
+    if text is None:
+        return None
+    limit = sqlimage.parse_size(text)
+    if limit < 1:
+        raise sqlimage.UsageError(f"--limit {text}: nothing would ever arrive", hint="name at least 1 byte")
+    return limit
+
+
 def cache_of(text: str) -> sqlimage.Cache:
     """What ``--cache`` means."""
     return sqlimage.Cache(memory_bytes=128 << 20, scratch_bytes=sqlimage.parse_size(text))
@@ -82,11 +123,27 @@ def how_it_ends(commit: bool, discard: bool) -> str:
 
 
 def split_image(text: str) -> tuple[str, str | None]:
-    """File and version of ``IMAGE@VERSION``. A file whose name holds an @ is taken as it is."""
-    if os.path.exists(text) or "@" not in text:
+    """File and version of ``IMAGE@VERSION``. A file whose name holds an @ is taken as it is.
+
+    Raises :class:`sqlimage.RefusedError` for a URL.
+    """
+    return split_place(_here(text))
+
+
+def split_place(text: str) -> tuple[str, str | None]:
+    """The same, where it may be a URL."""
+    name = text.rpartition("/")[2] if sqlimage.is_url(text) else text
+    if os.path.exists(text) or "@" not in name:
         return text, None
     path, _, version = text.rpartition("@")
     return path, version
+
+
+def split_to_read(text: str, *, with_rest: bool = True) -> tuple[str, str | None]:
+    """The same, where it may be a URL and is only read: then the file is one that stands for it. Without the rest,
+    files have no digests in it, and there is no audit trail."""
+    path, version = split_place(text)
+    return (sqlimage.local_image(path, with_rest=with_rest) if sqlimage.is_url(path) else path), version
 
 
 def on_volume(version: sqlimage.Version, path: str, volume: int | None) -> str:
@@ -98,8 +155,19 @@ def on_volume(version: sqlimage.Version, path: str, volume: int | None) -> str:
 
 
 @contextmanager
-def opened(text: str, *, writable: bool = False) -> Iterator[sqlimage.Version]:
+def opened_whole(text: str, limit: str | None) -> Iterator[sqlimage.Version]:
+    """The same, of an image at a URL once all of it is here; ``limit`` bounds how fast that comes."""
+    path, version = split_place(text)
+    with ExitStack() as stack:
+        if sqlimage.is_url(path):
+            with progress_bar("fetching") as progress:
+                path = stack.enter_context(sqlimage.fetched(path, bytes_per_second=limit_of(limit), progress=progress))
+        yield stack.enter_context(sqlimage.Image.open(path)).version(version)
+
+
+@contextmanager
+def opened(text: str, *, writable: bool = False, with_rest: bool = True) -> Iterator[sqlimage.Version]:
     """The version that an IMAGE argument means, its image open while the block runs."""
-    path, version = split_image(text)
+    path, version = split_image(text) if writable else split_to_read(text, with_rest=with_rest)
     with sqlimage.Image.open(path, writable=writable) as image:
         yield image.version(version)

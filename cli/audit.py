@@ -8,14 +8,14 @@ import typer
 
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, VolumeOption, on_volume, opened
+from .arguments import JsonOption, PlaceArgument, VolumeOption, on_volume, opened
 from .output import print_json, print_table
 
 EXAMPLE = "sqlimage audit laptop.sqlimage /Users/joe"
 
 
 def command(
-    image: ImageArgument,
+    image: PlaceArgument,
     path: Annotated[
         str | None, typer.Argument(metavar="PATH", help="Only what was done to this file, or below this directory.")
     ] = None,

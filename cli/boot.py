@@ -13,14 +13,14 @@ from .arguments import (
     CacheOption,
     CommitOption,
     DiscardOption,
-    ImageArgument,
     IntoOption,
     LabelOption,
     MessageOption,
+    PlaceArgument,
     UserOption,
     cache_of,
     how_it_ends,
-    split_image,
+    split_place,
 )
 from .output import message as say
 from .output import print_outcome
@@ -29,7 +29,7 @@ EXAMPLE = "sqlimage boot laptop.sqlimage --commit -- -nic user"
 
 
 def command(
-    image: ImageArgument,
+    image: PlaceArgument,
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- QEMU ARGS]", help="Passed to QEMU as they are.")
     ] = None,
@@ -58,7 +58,7 @@ def command(
     """
     if interface not in ("ide", "virtio") or accelerator not in ("tcg", "kvm"):
         raise sqlimage.UsageError("--interface is ide or virtio, --accel is tcg or kvm")
-    path, version = split_image(image)
+    path, version = split_place(image)
     machine = sqlimage.Machine(
         memory_bytes=parse_size(memory),
         interface="virtio" if interface == "virtio" else "ide",
@@ -67,6 +67,9 @@ def command(
         display=display,
         extra=tuple(arguments or ()),
     )
+    if sqlimage.is_url(path) and not read_only:
+        say("note: an image elsewhere is only read; what the guest writes vanishes at the end")
+        read_only = True
     code, outcome = sqlimage.boot_image(
         path,
         version,

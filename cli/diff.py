@@ -9,15 +9,15 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, opened
+from .arguments import JsonOption, PlaceArgument, opened
 from .output import message, print_json, print_pairs, print_table
 
 EXAMPLE = "sqlimage diff laptop.sqlimage@1 laptop.sqlimage@golden"
 
 
 def command(
-    before: ImageArgument,
-    after: ImageArgument,
+    before: PlaceArgument,
+    after: PlaceArgument,
     clusters: Annotated[
         bool, typer.Option("--clusters", help="Show the runs of clusters that differ instead of the files.")
     ] = False,

@@ -8,14 +8,14 @@ import typer
 
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, VolumeOption, on_volume, opened
+from .arguments import JsonOption, PlaceArgument, VolumeOption, on_volume, opened
 from .output import message, print_json, print_table
 
 EXAMPLE = "sqlimage extent laptop.sqlimage /Users/joe/note.txt"
 
 
 def command(
-    image: ImageArgument,
+    image: PlaceArgument,
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a stream or a directory in the image.")],
     volume: VolumeOption = None,
     json: JsonOption = False,

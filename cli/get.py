@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, VolumeOption, on_volume, opened
+from .arguments import JsonOption, PlaceArgument, VolumeOption, on_volume, opened
 from .output import message, print_json, printable
 
 EXAMPLE = "sqlimage get laptop.sqlimage /Users/joe ./joe"
@@ -17,14 +17,14 @@ _MOST_TOLD = 20
 
 
 def command(
-    image: ImageArgument,
+    image: PlaceArgument,
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file or a directory in the image; / for all.")],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="Where to put it; it must not exist.")],
     volume: VolumeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Copy a file or a directory tree out of an image. Nothing is written outside DEST, whatever the names."""
-    with opened(image) as version:
+    with opened(image, with_rest=False) as version:
         report = sqlimage.extract(version, on_volume(version, path, volume), destination)
     if json:
         print_json(report)

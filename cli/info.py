@@ -8,13 +8,13 @@ import os
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, opened
+from .arguments import JsonOption, PlaceArgument, opened
 from .output import print_json, print_pairs, print_table
 
 EXAMPLE = "sqlimage info laptop.sqlimage@golden"
 
 
-def command(image: ImageArgument, json: JsonOption = False) -> None:
+def command(image: PlaceArgument, json: JsonOption = False) -> None:
     """Show what an image is: its versions, its medium, its volumes, its properties."""
     with opened(image) as version:
         control, volumes, properties = version.control, version.volumes(), version.properties()

@@ -9,14 +9,14 @@ import typer
 
 import sqlimage
 
-from .arguments import ImageArgument, JsonOption, VolumeOption, on_volume, opened
+from .arguments import JsonOption, PlaceArgument, VolumeOption, on_volume, opened
 from .output import print_json, print_table
 
 EXAMPLE = "sqlimage ls laptop.sqlimage /Users --recursive"
 
 
 def command(
-    image: ImageArgument,
+    image: PlaceArgument,
     path: Annotated[str, typer.Argument(metavar="PATH", help="A directory or a file in the image.")] = "/",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="All that lies below, too.")] = False,
     all_: Annotated[bool, typer.Option("--all", "-a", help="The file system's own metadata files, too.")] = False,

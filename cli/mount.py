@@ -10,14 +10,14 @@ import sqlimage
 
 from .arguments import (
     CacheOption,
-    ImageArgument,
     IntoOption,
     JsonOption,
     LabelOption,
     MessageOption,
+    PlaceArgument,
     UserOption,
     cache_of,
-    split_image,
+    split_place,
 )
 from .output import message as say
 from .output import print_json, print_outcome, printable
@@ -26,7 +26,7 @@ EXAMPLE = "sqlimage mount laptop.sqlimage /mnt --writable"
 
 
 def command(
-    image: ImageArgument,
+    image: PlaceArgument,
     directory: Annotated[str, typer.Argument(metavar="DIR", help="An empty directory.")],
     writable: Annotated[bool, typer.Option("--writable", "-w", help="Writes go to an edit on top.")] = False,
     volume: Annotated[int | None, typer.Option(help="Which volume; all of them, unless told.", min=0)] = None,
@@ -55,7 +55,7 @@ def command(
     `sqlimage unmount DIR` commits it, `sqlimage unmount DIR --discard` throws it away, and a crash leaves it to be
     resumed.
     """
-    path, version = split_image(image)
+    path, version = split_place(image)
     told = sqlimage.mount(
         path,
         directory,

@@ -9,14 +9,14 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, opened
+from .arguments import JsonOption, LimitOption, PlaceArgument, opened, opened_whole
 from .output import message, print_explanation, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage restore laptop.sqlimage@golden /dev/sdb1"
 
 
 def command(
-    image: ImageArgument,
+    image: PlaceArgument,
     destination: Annotated[str, typer.Argument(metavar="DEST", help="A file, a block device, or a disk image.")],
     format_: Annotated[
         str | None,
@@ -41,10 +41,12 @@ def command(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a destination that is not empty.")] = False,
     wipe: Annotated[bool, typer.Option("--wipe", help="Zero the free clusters of a device or partition too.")] = False,
+    limit: LimitOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a version back to a disk or a file, verifying every digest on the way.
 
+    From a URL everything is fetched first; after an interruption the same command goes on where it was.
     A destination that is too small, mounted or not empty is refused before a byte is written. With --size NTFS, FAT and
     ext volumes shrink or grow, and the partitions of a disk with them; every file is read again and compared.
     """
@@ -63,7 +65,7 @@ def command(
             )
         print_explanation(explained, json)
         return
-    with opened(image) as version, progress_bar("restoring") as progress:
+    with opened_whole(image, limit) as version, progress_bar("restoring") as progress:
         report = sqlimage.restore(
             version,
             destination,

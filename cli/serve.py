@@ -13,15 +13,15 @@ from .arguments import (
     CacheOption,
     CommitOption,
     DiscardOption,
-    ImageArgument,
     IntoOption,
     JsonOption,
     LabelOption,
     MessageOption,
+    PlaceArgument,
     UserOption,
     cache_of,
     how_it_ends,
-    split_image,
+    split_place,
 )
 from .output import message as say
 from .output import print_json, print_outcome
@@ -30,7 +30,7 @@ EXAMPLE = "sqlimage serve laptop.sqlimage --socket /tmp/laptop.sock --writable"
 
 
 def command(
-    image: ImageArgument,
+    image: PlaceArgument,
     socket: Annotated[str | None, typer.Option(metavar="PATH", help="Listen on this Unix socket.")] = None,
     port: Annotated[
         int | None, typer.Option(help="Listen on this TCP port; 0 picks a free one.", min=0, max=65535)
@@ -68,14 +68,14 @@ def command(
     clients write goes to a new version; it is left open at the end unless --commit or --discard says otherwise.
     With --json the URIs are told on stderr, and the outcome on stdout.
     """
-    path, version = split_image(image)
+    path, version = split_place(image)
     tls = None
     if tls_certificates:
         tls = sqlimage.TlsSettings.from_directory(tls_certificates, verify_peer=tls_verify_peer)
     elif tls_psk:
         tls = sqlimage.TlsSettings.from_psk_file(tls_psk)
     if port is None and address is None and socket is None:
-        socket = f"{path}.sock"
+        socket = f"{path.rpartition('/')[2] if sqlimage.is_url(path) else path}.sock"
 
     def ready(uris: Sequence[str]) -> None:
         for uri in uris:

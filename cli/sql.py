@@ -10,14 +10,14 @@ import typer
 
 import sqlimage
 
-from .arguments import ImageArgument, JsonOption, opened
+from .arguments import JsonOption, PlaceArgument, opened
 from .output import message, print_json, print_table, printable
 
 EXAMPLE = 'sqlimage sql laptop.sqlimage "SELECT path, bytes FROM file ORDER BY bytes DESC LIMIT 5"'
 
 
 def command(
-    image: ImageArgument,
+    image: PlaceArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One SQL statement that reads.")],
     json: JsonOption = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values instead.")] = False,

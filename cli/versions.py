@@ -5,19 +5,19 @@ from __future__ import annotations
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, split_image
+from .arguments import JsonOption, PlaceArgument, split_to_read
 from .output import message, print_json, print_table
 
 EXAMPLE = "sqlimage versions laptop.sqlimage"
 
 
-def command(image: ImageArgument, json: JsonOption = False) -> None:
+def command(image: PlaceArgument, json: JsonOption = False) -> None:
     """Show the versions of an image as the tree they are, and what each takes up.
 
     own: stored bytes that would be freed with the version; shared: stored bytes that other versions' records name, too;
     elsewhere: stored bytes that its parents' files hold.
     """
-    with sqlimage.Image.open(split_image(image)[0]) as opened:
+    with sqlimage.Image.open(split_to_read(image)[0]) as opened:
         tree = sqlimage.version_tree(opened)
     if json:
         print_json(tree)

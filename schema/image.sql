@@ -192,12 +192,24 @@ CREATE TABLE sealed_stream (
   PRIMARY KEY (stream, version, part)
 ) STRICT;
 
--- What of a transfer has arrived.
+-- What of a transfer has arrived: "what is missing" is a query.
 CREATE TABLE segment (
   image  TEXT NOT NULL,
   number INTEGER NOT NULL,
   bytes  INTEGER NOT NULL,
   digest BLOB NOT NULL,
-  state  TEXT NOT NULL,
+  state  TEXT NOT NULL CHECK (state IN ('here', 'missing')),
   PRIMARY KEY (image, number)
 ) STRICT, WITHOUT ROWID;
+
+-- Until all segments are here: where in them each content lies, in pieces where it goes over their ends. No index by
+-- segment, for whoever needs one reads it all. `bytes` is what has arrived of a content of which more is to come.
+CREATE TABLE place (
+  data     INTEGER NOT NULL,
+  start    INTEGER NOT NULL CHECK (start >= 0),
+  segment  INTEGER NOT NULL,
+  "offset" INTEGER NOT NULL CHECK ("offset" >= 0),
+  length   INTEGER NOT NULL CHECK (length > 0),
+  bytes    BLOB,
+  PRIMARY KEY (data, start)
+) STRICT;

@@ -27,6 +27,7 @@ from sqlimage.errors import (
     SqlimageError,
     UsageError,
 )
+from sqlimage.image import elsewhere
 from sqlimage.tool import VERSION as __version__
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ if TYPE_CHECKING:
     from sqlimage.streams.database import recover
     from sqlimage.streams.files import Extent, FileRow
     from sqlimage.streams.properties import parse as parse_property
+    from sqlimage.transfer.opening import is_url, local_image
+    from sqlimage.transfer.pipe import ReceiveReport, SendReport, receive, send
+    from sqlimage.transfer.pull import PullReport
+    from sqlimage.transfer.push import PushReport
+    from sqlimage.transfer.travel import fetched, join, pull, push, resume_pull, split
     from sqlimage.units import format_size, parse_size
     from sqlimage.versions.compact import CompactReport, compact
     from sqlimage.versions.diff import ClusterRun, Difference, diff
@@ -143,6 +149,12 @@ _HOMES = {
     "streams.control": ("Control", "Volume"),
     "streams.database": ("recover",),
     "streams.files": ("Extent", "FileRow"),
+    "transfer.opening": ("local_image",),
+    "transfer.pipe": ("ReceiveReport", "SendReport", "receive", "send"),
+    "transfer.pull": ("PullReport",),
+    "transfer.push": ("PushReport",),
+    "transfer.stores.address": ("is_url",),
+    "transfer.travel": ("fetched", "join", "pull", "push", "resume_pull", "split"),
     "units": ("format_size", "parse_size"),
     "versions.compact": ("CompactReport", "compact"),
     "versions.diff": ("ClusterRun", "Difference", "diff"),
@@ -208,11 +220,15 @@ __all__ = [
     "Passphrase",
     "Problem",
     "PruneReport",
+    "PullReport",
+    "PushReport",
     "Query",
     "RebaseReport",
+    "ReceiveReport",
     "Recipient",
     "RefusedError",
     "RestoreReport",
+    "SendReport",
     "SignReport",
     "SignedVersion",
     "SigningKey",
@@ -245,12 +261,16 @@ __all__ = [
     "explain_capture",
     "explain_restore",
     "extract",
+    "fetched",
     "find",
     "flatten",
     "format_size",
     "generate_identity",
+    "is_url",
+    "join",
     "keyring",
     "list_slots",
+    "local_image",
     "merge",
     "mount",
     "open",
@@ -259,6 +279,8 @@ __all__ = [
     "parse_target_size",
     "passphrase",
     "prune",
+    "pull",
+    "push",
     "read_all",
     "read_identity",
     "read_key_file",
@@ -267,11 +289,15 @@ __all__ = [
     "read_public_key",
     "read_recipient",
     "rebase",
+    "receive",
     "recover",
     "remove_slot",
     "restore",
+    "resume_pull",
+    "send",
     "serve",
     "sign",
+    "split",
     "squash",
     "unmount",
     "verify",
@@ -286,6 +312,16 @@ def open(path: str, *, writable: bool = False) -> Image:  # noqa: A001  # the fi
     from sqlimage.image.image import Image
 
     return Image.open(path, writable=writable)
+
+
+def _origin_of(path: str) -> elsewhere.Origin | None:
+    """Where the rest of an image comes from that is here in part."""
+    from sqlimage.transfer.opening import origin_of_partial
+
+    return origin_of_partial(path)
+
+
+elsewhere.find_with(_origin_of)
 
 
 def __getattr__(name: str) -> object:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings
 
 # Every day the same examples, so that what is red was made red by a change; in the slow part others each time.
-settings.register_profile("every-day", derandomize=True)
-settings.register_profile("random", derandomize=False)
+settings.register_profile("every-day", derandomize=True, deadline=None)
+settings.register_profile("random", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "every-day"))
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -33,6 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def programs_on_path() -> None:
     """File system makers live in sbin, which not every user's PATH holds."""
     os.environ["PATH"] += ":/usr/sbin:/sbin"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept of images elsewhere, and where they come from: not the user's who runs the tests."""
+    os.environ["SQLIMAGE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 def run(*argv: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:

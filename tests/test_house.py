@@ -63,6 +63,12 @@ COMMANDS = (
     "flatten",
     "compact",
     "sign",
+    "push",
+    "pull",
+    "split",
+    "join",
+    "send",
+    "receive",
 )
 
 

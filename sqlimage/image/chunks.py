@@ -7,10 +7,12 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from sqlimage.codec.chunk import decode
 from sqlimage.errors import DamagedError
+from sqlimage.image import elsewhere
 from sqlimage.image.keys import Key
 from sqlimage.image.lineage import Lineage
 from sqlimage.image.scratch import Scratch
@@ -137,6 +139,10 @@ def read_missing(connections: list[Connections], chunk: StoredChunk, near: int |
             if found is not None and found.stored is not None:
                 return StoredChunk(chunk.id, chunk.digest, chunk.length, found.flags, found.stored, found.vault)
     for each in connections:
+        arriving = _from_elsewhere(each, chunk.digest)
+        if arriving is not None:
+            return arriving
+    for each in connections:
         each.check()
     paths = [each.path for each in connections]
     more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
@@ -150,9 +156,32 @@ def read_missing(connections: list[Connections], chunk: StoredChunk, near: int |
     )
 
 
+def _from_elsewhere(connections: Connections, digest: bytes) -> StoredChunk | None:
+    """A content of which a file has the name only, from where the image itself comes from."""
+    origin = elsewhere.of(connections.path)
+    chunk = data.find(connections.mine(), digest) if origin is not None else None
+    if origin is None or chunk is None:
+        return None
+    row = data.describe(connections.mine(), chunk.id)
+    stored = origin.fetch(chunk.id, row.stored_bytes)
+    return None if stored is None else replace(chunk, stored=stored, forget=partial(origin.forget, chunk.id))
+
+
 def fetch(connections: list[Connections], key: Key) -> bytes:
     """The content of a chunk, decoded and verified."""
-    return content_of(read_stored(connections, key))
+    return _fetch(connections, key)[1]
+
+
+def _fetch(connections: list[Connections], key: Key) -> tuple[StoredChunk, bytes]:
+    chunk = read_stored(connections, key)
+    try:
+        return chunk, content_of(chunk)
+    except DamagedError:
+        if chunk.forget is None:
+            raise
+        chunk.forget()  # a line, or what was kept of it, may have lost a bit; asked once more it may not
+        chunk = read_stored(connections, key)
+        return chunk, content_of(chunk)
 
 
 class ChunkCache:
@@ -209,8 +238,7 @@ class ChunkCache:
         if coming is not None:
             return coming.result()
         try:
-            chunk = read_stored(self._connections, key)
-            content = content_of(chunk)
+            chunk, content = _fetch(self._connections, key)
         except BaseException as problem:
             with self._lock:
                 del self._coming[key]

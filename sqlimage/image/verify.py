@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from sqlimage.errors import DamagedError, FormatError, SqlimageError
+from sqlimage.errors import DamagedError, FormatError, RefusedError, SqlimageError
 from sqlimage.filesystem.contract import read_all
 from sqlimage.image.chunks import Connections, content_of
 from sqlimage.image.image import Image, Version, open_row
@@ -28,13 +28,14 @@ _MOST_DATABASE_LINES = 5
 
 _ELSEWHERE = (
     "SELECT min(cluster_map.version), data.id, data.digest FROM cluster_map JOIN data ON data.id = cluster_map.data "
-    "WHERE cluster_map.version IN (SELECT value FROM json_each(?)) AND data.bytes IS NULL GROUP BY data.id"
+    "WHERE cluster_map.version IN (SELECT value FROM json_each(?)) AND data.bytes IS NULL "
+    "AND data.id NOT IN (SELECT data FROM place) GROUP BY data.id"
 )
 
 # Each names what is wrong with the rows of the whole file that it finds.
 _FILE_CHECKS = {
     "data whose bytes are neither here nor in a parent": """
-        SELECT 'data ' || id FROM data WHERE bytes IS NULL
+        SELECT 'data ' || id FROM data WHERE bytes IS NULL AND id NOT IN (SELECT data FROM place)
         AND NOT EXISTS (SELECT 1 FROM control WHERE parent_uuid IS NOT NULL)""",
     "data of another length than stored_bytes says": """
         SELECT 'data ' || id FROM data WHERE bytes IS NOT NULL AND length(bytes) != stored_bytes""",
@@ -82,7 +83,7 @@ def verify(image: Image, *, threads: int | None = None, progress: Progress | Non
     Damage is reported, not raised.
     """
     report = VerifyReport(image.path)
-    for check in (_database, _maps, partial(_versions, search=image.search), _audit):
+    for check in (_database, _arrived, _maps, partial(_versions, search=image.search), _audit):
         try:
             check(image.database, report)
         except FormatError as problem:
@@ -127,6 +128,14 @@ def _database(database: Database, report: VerifyReport) -> None:
     report.problems.extend(Problem(f"database: {line}") for line in lines[:_MOST_DATABASE_LINES])
     if len(lines) > _MOST_DATABASE_LINES:
         report.problems.append(Problem(f"database: {len(lines) - _MOST_DATABASE_LINES} more findings of this kind"))
+
+
+def _arrived(database: Database, report: VerifyReport) -> None:
+    """Whether all segments have; of an image that never was transferred there are none."""
+    try:
+        database.check_whole()
+    except RefusedError as problem:
+        report.problems.append(Problem(str(problem)))
 
 
 def _maps(database: Database, report: VerifyReport) -> None:

@@ -14,6 +14,7 @@ from sqlimage.mount.background import Ready, start_in_background
 from sqlimage.mount.session import MountEnd, MountRequest
 from sqlimage.mount.unmount import unmount as _unmount
 from sqlimage.session.work import Outcome, open_work
+from sqlimage.transfer.opening import is_url
 
 
 def mount(
@@ -43,11 +44,12 @@ def mount(
 
     With ``foreground`` it stays here until the end and gives the outcome. Call it before any image is opened: it forks.
     """
-    path, directory = os.path.abspath(path), os.path.abspath(directory)
+    path, directory = path if is_url(path) else os.path.abspath(path), os.path.abspath(directory)
     places = [os.path.abspath(place) for place in search]
     child = None if into is None else os.path.abspath(into)
 
-    unlock(path)  # while there is somebody to ask
+    if not is_url(path):  # connections do not survive the fork
+        unlock(path)  # while there is somebody to ask
 
     def work(ready: Ready) -> dict[str, Any]:
         opened = open_work(

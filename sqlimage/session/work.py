@@ -18,6 +18,7 @@ from sqlimage.media.window import Window, WritableWindow
 from sqlimage.streams.control import Control, Volume
 from sqlimage.streams.database import recover
 from sqlimage.streams.writer import holder
+from sqlimage.transfer.opening import is_url, local_image
 
 MEDIUM = "medium"
 ENDS = ("keep", "commit", "discard")
@@ -177,9 +178,15 @@ def open_work(
 ) -> Work:
     """A version to read; or, ``writable``, a new edit on top of it, or the unfinished edit that ``version`` names.
 
+    ``path`` may be a URL, of which a version can only be read; all of it is fetched meanwhile, in the order in which a
+    boot reads it.
     Raises :class:`~sqlimage.errors.RefusedError` where the file has an unfinished edit and none was named: to begin
     another beside it would hide what was written into the first.
     """
+    if is_url(path):
+        if writable:
+            raise RefusedError(f"{path}: an image elsewhere is only read", hint="`sqlimage pull` it first")
+        path = local_image(path, with_rest=False, prefetch=True)
     if not writable:
         if into is not None:
             raise UsageError("a child file is only made for an edit", hint="add --writable")

@@ -38,6 +38,8 @@ class StoredChunk:
     """None: an ancestor or a segment that has not arrived holds the bytes."""
     vault: Callable[[], Vault] | None = None
     """Where it is encrypted: unlocks the image it is in."""
+    forget: Callable[[], None] | None = None
+    """Where it came from elsewhere: makes it be fetched anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from sqlimage.streams.translation import Row, translated
 from sqlimage.streams.writer import WriterLock
 
 _ROWS_AT_A_TIME = 64
+_SEGMENTS = "SELECT count(*) FILTER (WHERE state <> 'here'), count(*) FROM main.segment"
 _LOG_PAGES = 16_384
 """How long the log may grow (64 MiB) before it is brought into the image."""
 
@@ -49,13 +50,15 @@ class Database:
         writable: bool = False,
         leave_alone: bool = False,
         structure_only: bool = False,
+        partial: bool = False,
     ) -> Database:
         """Open an image and check that it is one: identity, version, features, and the schema object by object.
 
         Read-only never writes, not even to take back what an interrupted change left: that is refused with a hint.
         ``leave_alone`` makes no file beside it either, where nobody has it open: for a short look at somebody else's.
         An image that is encrypted as a whole is unlocked, unless its ``structure_only`` is asked for: control without
-        texts, data, map, bitmap.
+        texts, data, map, bitmap. One of which segments are missing is only written to by whoever says that ``partial``
+        is what it expects.
         Raises :class:`~sqlimage.errors.NotFoundError`, :class:`~sqlimage.errors.FormatError`,
         :class:`~sqlimage.errors.RefusedError`, :class:`~sqlimage.errors.LockedError`.
         """
@@ -83,13 +86,24 @@ class Database:
                 connection.close()
                 raise
         database = cls(path, connection, writable=writable, mode="ro" if writable else mode)
-        if not structure_only:
-            try:
+        try:
+            if writable and not partial:
+                database.check_whole()
+            if not structure_only:
                 database.unseal()
-            except BaseException:
-                connection.close()
-                raise
+        except BaseException:
+            connection.close()
+            raise
         return database
+
+    def check_whole(self) -> None:
+        """Raise :class:`~sqlimage.errors.RefusedError` where segments of the image have not arrived."""
+        missing, of = self.row(_SEGMENTS) or (0, 0)
+        if missing:
+            raise RefusedError(
+                f"{self.path}: is not whole, {missing} of its {of} segments have not arrived",
+                hint="go on with `sqlimage pull --resume`",
+            )
 
     @property
     def key_id(self) -> str | None:
@@ -339,7 +353,7 @@ def recover(path: str) -> bool:
     path = os.path.realpath(path)
     had_journal = os.path.exists(path + "-journal")
     if had_journal:
-        database = Database.open(path, writable=True, structure_only=True)
+        database = Database.open(path, writable=True, structure_only=True, partial=True)
         try:
             database.run("BEGIN EXCLUSIVE")
             try:
@@ -358,7 +372,7 @@ def recover(path: str) -> bool:
         return had_journal
     lock = WriterLock(path, "recovering it")
     try:
-        database = Database.open(path, writable=True, structure_only=True)
+        database = Database.open(path, writable=True, structure_only=True, partial=True)
         try:
             database.end_log()
         finally:

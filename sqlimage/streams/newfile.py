@@ -64,6 +64,12 @@ class NewImage:
             connection.execute(schema.schema_sql()[0])
         return connection
 
+    def begin_copy(self) -> Database:
+        """The database, within the transaction in which all of it is written: every row that another image has."""
+        database = self._database = Database(self.target, self.connection, writable=True)
+        database.run("BEGIN")
+        return database
+
     def begin(self, keys: Keys | None = None) -> Database:
         """The database, within the transaction in which all of it is written. With ``keys`` it may hold what is
         encrypted."""

@@ -1,0 +1,193 @@
+"""Rows of a table as bytes, column by column, so that what is alike lies together and compresses; and back.
+
+A *block* is a zstd frame of at most ``MOST_BLOCK_BYTES`` decoded. It begins with a JSON object in a line: ``table``,
+``rows``, and ``columns``, a list of name, kind and length of each column; their bytes follow in that order. Kinds:
+
+- ``integer``: a byte 0 (the values) or 1 (each minus the one before), a byte whether NULLs follow; if so a bit for each
+  row, the first in the highest bit, 1 where it is NULL; then the low bytes of all values, then their next bytes, eight
+  times, in two's complement.
+- ``text``, ``blob``: the lengths plus one as ``integer``, 0 for NULL, their size before them as 4 bytes little-endian;
+  then all texts in UTF-8, or blobs, one after the other.
+- ``any``: a JSON list of the values, blobs as ``{"hex": ...}``.
+- ``null``: nothing; all are NULL.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from sqlimage.errors import FormatError
+
+Value = int | float | str | bytes | None
+MOST_BLOCK_BYTES = 64 << 20
+MOST_ROWS = 1 << 16
+_LEVEL = 12
+_MOST_HEAD = 64 << 10
+_SIZE = struct.Struct("<I")
+
+
+class Malformed(FormatError):
+    """A block is not of the form it should be."""
+
+
+def encode(table: str, names: Sequence[str], rows: Sequence[Sequence[Value]]) -> bytes:
+    """A block. Raises :class:`ValueError` for more than ``MOST_ROWS`` rows."""
+    if len(rows) > MOST_ROWS:
+        raise ValueError("too many rows for one block")
+    told, parts = [], []
+    for name, column in zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True):
+        kind, part = _encoded(column)
+        told.append([name, kind, len(part)])
+        parts.append(part)
+    head = json.dumps({"table": table, "rows": len(rows), "columns": told}, separators=(",", ":")).encode() + b"\n"
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join([head, *parts]))
+
+
+def decode(block: bytes | memoryview) -> tuple[str, list[str], list[tuple[Value, ...]]]:
+    """Table, column names and rows of a block. Raises :class:`~sqlimage.errors.FormatError` for what is none."""
+    try:
+        size = zstandard.get_frame_parameters(block).content_size
+        if size > MOST_BLOCK_BYTES:
+            raise Malformed(f"a block of streams has {size} bytes; at most {MOST_BLOCK_BYTES} are allowed")
+        raw = zstandard.ZstdDecompressor().decompress(block, max_output_size=MOST_BLOCK_BYTES)
+    except zstandard.ZstdError:
+        raise Malformed("a block of streams cannot be decoded") from None
+    try:
+        return _decoded(raw)
+    except (ValueError, TypeError, KeyError, struct.error, RecursionError, OverflowError):
+        raise Malformed("a block of streams is not of the form it should be") from None
+
+
+def _decoded(raw: bytes) -> tuple[str, list[str], list[tuple[Value, ...]]]:
+    end = raw.index(b"\n", 0, _MOST_HEAD)
+    head = json.loads(raw[:end])
+    table, count, told = head["table"], head["rows"], head["columns"]
+    if not isinstance(table, str) or type(count) is not int or not 0 <= count <= MOST_ROWS:
+        raise ValueError
+    at, names, columns = end + 1, [], []
+    for name, kind, length in told:
+        if not isinstance(name, str) or type(length) is not int or not 0 <= length <= len(raw) - at:
+            raise ValueError
+        names.append(name)
+        columns.append(_DECODERS[kind](memoryview(raw)[at : at + length], count))
+        at += length
+    if at != len(raw):
+        raise ValueError
+    return table, names, list(zip(*columns, strict=True)) if count else []
+
+
+def _encoded(column: Sequence[Value]) -> tuple[str, bytes]:
+    kinds = {type(value) for value in column}
+    kinds.discard(type(None))
+    if not kinds:
+        return "null", b""
+    if kinds == {int}:
+        return "integer", _integers(column)  # type: ignore[arg-type]  # seen above
+    if kinds == {str}:
+        return "text", _joined([None if value is None else value.encode() for value in column])  # type: ignore[union-attr]
+    if kinds == {bytes}:
+        return "blob", _joined(column)  # type: ignore[arg-type]
+    return "any", json.dumps(list(column), default=_hex, separators=(",", ":")).encode()
+
+
+def _integers(column: Sequence[int | None]) -> bytes:
+    has_null = None in column
+    values = np.array([0 if value is None else value for value in column], dtype=np.int64)
+    with np.errstate(over="ignore"):
+        steps = np.diff(values, prepend=np.int64(0))
+    is_stepped = _cost(steps) < _cost(values)
+    planes = (steps if is_stepped else values).astype("<i8").view(np.uint8).reshape(-1, 8).T
+    nulls = np.packbits([value is None for value in column]).tobytes() if has_null else b""
+    return bytes([is_stepped, has_null]) + nulls + planes.tobytes()
+
+
+def _cost(values: NDArray[np.int64]) -> float:
+    """About how many bits the values need."""
+    return float(np.log2(np.abs(values.astype(np.float64)) + 1).sum())
+
+
+def _integers_of(part: memoryview, count: int) -> list[int | None]:
+    is_stepped, has_null = part[0], part[1]
+    at = 2 + (-(-count // 8) if has_null else 0)
+    if is_stepped > 1 or has_null > 1 or len(part) != at + 8 * count:
+        raise ValueError
+    values = np.frombuffer(part[at:], dtype=np.uint8).reshape(8, count).T.copy().view("<i8").reshape(count)
+    if is_stepped:
+        with np.errstate(over="ignore"):
+            values = np.cumsum(values, dtype=np.int64)
+    column: list[int | None] = values.tolist()
+    if has_null:
+        for row in np.flatnonzero(np.unpackbits(np.frombuffer(part[2:at], dtype=np.uint8), count=count)).tolist():
+            column[row] = None
+    return column
+
+
+def _joined(column: Sequence[bytes | None]) -> bytes:
+    lengths = _integers([0 if value is None else len(value) + 1 for value in column])
+    return b"".join([_SIZE.pack(len(lengths)), lengths, *(value for value in column if value)])
+
+
+def _split(part: memoryview, count: int) -> Iterator[bytes | None]:
+    (size,) = _SIZE.unpack_from(part)
+    at = _SIZE.size + size
+    if at > len(part):
+        raise ValueError
+    for length in _integers_of(part[_SIZE.size : at], count):
+        if length is None or not 0 <= length <= len(part) - at + 1:
+            raise ValueError
+        yield None if not length else bytes(part[at : at + length - 1])
+        at += max(0, length - 1)
+    if at != len(part):
+        raise ValueError
+
+
+def _texts_of(part: memoryview, count: int) -> list[str | None]:
+    return [None if value is None else value.decode() for value in _split(part, count)]
+
+
+def _blobs_of(part: memoryview, count: int) -> list[bytes | None]:
+    return list(_split(part, count))
+
+
+def _any_of(part: memoryview, count: int) -> list[Value]:
+    column = json.loads(bytes(part), parse_constant=_no_constant)
+    if not isinstance(column, list) or len(column) != count:
+        raise ValueError
+    return [bytes.fromhex(value["hex"]) if isinstance(value, dict) else _plain(value) for value in column]
+
+
+def _plain(value: Any) -> Value:
+    if value is None or type(value) in (str, float) or (type(value) is int and -(1 << 63) <= value < 1 << 63):
+        return value  # type: ignore[no-any-return]
+    raise ValueError
+
+
+def _no_constant(_name: str) -> None:
+    raise ValueError  # what JSON itself has not: infinities, and what is no number
+
+
+def _nulls_of(part: memoryview, count: int) -> list[None]:
+    if len(part):
+        raise ValueError
+    return [None] * count
+
+
+def _hex(value: object) -> object:
+    assert isinstance(value, bytes)
+    return {"hex": value.hex()}
+
+
+_DECODERS: dict[str, Callable[[memoryview, int], Sequence[Value]]] = {
+    "integer": _integers_of,
+    "text": _texts_of,
+    "blob": _blobs_of,
+    "any": _any_of,
+    "null": _nulls_of,
+}

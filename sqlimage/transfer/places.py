@@ -1,0 +1,68 @@
+"""Directories of the user's in which transfers keep what they know: what may be lost, and what should not be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from sqlimage.errors import DeviceError
+from sqlimage.nameless import NamelessFile
+
+CACHE_VARIABLE = "SQLIMAGE_CACHE"
+"""Directory for what was fetched of images elsewhere; ``~/.cache/sqlimage`` where it is not set."""
+_IDENTITY = re.compile("[0-9a-f]{64}")
+_MOST_BYTES = 16 << 10
+
+
+def cache_directory() -> str:
+    """Made where it is not there; for nobody but the user.
+
+    Raises :class:`~sqlimage.errors.DeviceError` where it cannot be.
+    """
+    usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sqlimage")
+    return _made(os.environ.get(CACHE_VARIABLE) or usual)
+
+
+def _state_directory() -> str:
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return _made(os.path.join(base, "sqlimage", "origins"))
+
+
+def _made(directory: str) -> str:
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    except OSError as problem:
+        raise DeviceError(
+            f"{directory}: cannot be made ({problem.strerror})", hint=f"name another directory in {CACHE_VARIABLE}"
+        ) from None
+    return directory
+
+
+def remember_origin(identity: str, url: str) -> None:
+    """Keep for the user where an image comes from. The image itself never tells: a stranger's file must not make
+    anybody call at an address."""
+    with NamelessFile(os.path.join(_state_directory(), identity), replace=True) as file:
+        os.write(file.fd, json.dumps({"url": url}).encode())
+        file.publish()
+
+
+def origin_of(identity: str) -> str | None:
+    """The URL that :func:`remember_origin` was told; None where this user never pulled that image."""
+    if not _IDENTITY.fullmatch(identity):
+        return None
+    try:
+        with open(os.path.join(_state_directory(), identity), "rb") as file:
+            url = json.loads(file.read(_MOST_BYTES))["url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return url if isinstance(url, str) else None
+
+
+def forget_origin(identity: str) -> None:
+    """The image is whole."""
+    if _IDENTITY.fullmatch(identity):
+        try:
+            os.unlink(os.path.join(_state_directory(), identity))
+        except OSError:
+            return

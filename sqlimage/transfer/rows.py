@@ -1,0 +1,180 @@
+"""The rows of an image but for the bytes of its contents, as blocks; and an image made of them, whose contents come
+later."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from sqlimage.errors import FormatError
+from sqlimage.streams import schema, signature
+from sqlimage.streams.database import Database
+from sqlimage.streams.newfile import NewImage
+from sqlimage.streams.translation import Row, translated
+from sqlimage.transfer import columns
+from sqlimage.transfer.columns import MOST_ROWS, Value
+from sqlimage.units import MIB
+
+_FILE, _AUDIT, _DIGEST, _SIGNATURE = "file", "audit", "digest", "signature"
+_KEYS = {
+    "format": "name",
+    "feature": "name",
+    "control": "version",
+    "volume": "version, number",
+    "property": "version, name",
+    "key_slot": "id",
+    "sealed_stream": "stream, version, part",
+    "data": "id",
+    "cluster_map": "version, start_cluster",
+    "bitmap": "version, start_cluster",
+    _FILE: "version, volume, path",
+    "extent": "version, volume, record, stream, file_offset",
+    _AUDIT: "id",
+    _SIGNATURE: "id",
+}
+"""The tables that travel, and the order of their rows."""
+_BY_VERSION = ("control", "volume", "property", "cluster_map", "bitmap", _FILE, "extent")
+_NEVER_READ = "('rearranged')"
+"""What of ``format`` tells of the file and not of the image."""
+_USED = "EXISTS (SELECT 1 FROM main.cluster_map WHERE data = data.id AND version IN ({versions}))"
+_BLOCK_BYTES = 16 * MIB
+_ROWS_AT_A_TIME, _FEW = 1024, 8
+_SMALL = ("data", "cluster_map", "bitmap", "file", "extent", "volume", "control")
+"""Tables no row of which is large."""
+_SIZED = (str, bytes)
+_LENGTH = struct.Struct("<I")
+
+
+def blocks(database: Database, versions: Sequence[int], *, is_rest: bool) -> bytes:
+    """The rows of some versions of an image: those without which nothing can be read, or ``is_rest``, the others. Of
+    the data stream all that they map, without its bytes.
+
+    Each block has its length before it, as 4 bytes little-endian. What is sealed stays sealed.
+    """
+    return b"".join(_LENGTH.pack(len(block)) + block for block in _blocks(database, versions, is_rest))
+
+
+def _blocks(database: Database, versions: Sequence[int], is_rest: bool) -> Iterator[bytes]:
+    if is_rest:
+        yield from _table(database, versions, _FILE, [_DIGEST])
+        yield from _table(database, versions, _AUDIT, names_of(database, _AUDIT))
+        return
+    for table in _KEYS:
+        if table == _AUDIT or (table == _SIGNATURE and not signature.is_there(database)):
+            continue
+        left_out = {_FILE: _DIGEST, "data": "bytes"}.get(table)
+        yield from _table(database, versions, table, [one for one in names_of(database, table) if one != left_out])
+
+
+def names_of(database: Database, table: str) -> list[str]:
+    """The columns of a table that one can write to."""
+    hidden = database.rows(f"PRAGMA main.table_xinfo({table})")
+    return [str(row[1]) for row in hidden if row[6] == 0]
+
+
+def _table(database: Database, versions: Sequence[int], table: str, names: Sequence[str]) -> Iterator[bytes]:
+    shown = ", ".join(f'"{name}"' for name in names)
+    sql = f"SELECT {shown} FROM main.{table} AS {table} WHERE {_chosen(table, versions)} ORDER BY {_KEYS[table]}"
+    rows: list[Row] = []
+    size = 0
+    with translated(database.path):
+        found = database.connection.execute(sql)
+        while some := list(islice(found, _ROWS_AT_A_TIME if table in _SMALL else _FEW)):
+            rows += some
+            size += sum(len(value) for row in some for value in row if value.__class__ in _SIZED)
+            if len(rows) > MOST_ROWS - _ROWS_AT_A_TIME or size > _BLOCK_BYTES:
+                yield columns.encode(table, names, rows)
+                rows, size = [], 0
+    if rows:
+        yield columns.encode(table, names, rows)
+
+
+def _chosen(table: str, versions: Sequence[int]) -> str:
+    listed = ", ".join(map(str, versions))
+    if table in _BY_VERSION:
+        return f"version IN ({listed})"
+    if table == "data":
+        return _USED.format(versions=listed)
+    if table == "format":
+        return f"name NOT IN {_NEVER_READ}"
+    if table == _SIGNATURE:
+        return f"version_uuid IN (SELECT uuid FROM main.control WHERE version IN ({listed}))"
+    return "TRUE"
+
+
+def fill(new: NewImage, database: Database, streams: bytes | memoryview, rest: bytes | memoryview | None) -> None:
+    """Write the rows into a new image, inside its transaction. Without ``rest`` files have no digests there, and the
+    trail is empty.
+
+    Raises :class:`~sqlimage.errors.FormatError` for rows that no image has.
+    """
+    digests = _Digests(split(rest) if rest is not None else iter(()))
+    for block in split(streams):
+        table, names, rows = columns.decode(block)
+        _put(
+            database,
+            table,
+            names,
+            digests.added(rows) if table == _FILE and rest is not None else rows,
+            [*names, _DIGEST] if table == _FILE and rest is not None else names,
+        )
+    for table, names, rows in digests.others():
+        _put(database, table, names, rows, names)
+
+
+class _Digests:
+    """The digests of files, in step with their rows, and what follows them."""
+
+    def __init__(self, blocks_: Iterator[memoryview]) -> None:
+        self._blocks = blocks_
+        self._held: list[Value] = []
+        self._next: tuple[str, list[str], list[tuple[Value, ...]]] | None = None
+
+    def added(self, rows: list[tuple[Value, ...]]) -> list[tuple[Value, ...]]:
+        while len(self._held) < len(rows):
+            block = next(self._blocks, None)
+            if block is None:
+                raise FormatError("the digests of files are fewer than the files")
+            table, names, found = columns.decode(block)
+            if table != _FILE or names != [_DIGEST]:
+                raise FormatError("the digests of files are not where they should be")
+            self._held += [digest for (digest,) in found]
+        now, self._held = self._held[: len(rows)], self._held[len(rows) :]
+        return [(*row, digest) for row, digest in zip(rows, now, strict=True)]
+
+    def others(self) -> Iterator[tuple[str, list[str], list[tuple[Value, ...]]]]:
+        if self._held:
+            raise FormatError("the digests of files are more than the files")
+        for block in self._blocks:
+            table, names, rows = columns.decode(block)
+            if table != _AUDIT:
+                raise FormatError(f"there are rows of {table!r} where the audit trail should be")
+            yield table, names, rows
+
+
+def split(packed: bytes | memoryview) -> Iterator[memoryview]:
+    """The blocks of :func:`blocks`. Raises :class:`~sqlimage.errors.FormatError` where they are cut off."""
+    view, at = memoryview(packed), 0
+    while at < len(view):
+        if len(view) - at < _LENGTH.size:
+            raise FormatError("the streams of the first segment are cut off")
+        (length,) = _LENGTH.unpack_from(view, at)
+        at += _LENGTH.size
+        if length > len(view) - at:
+            raise FormatError("the streams of the first segment are cut off")
+        yield view[at : at + length]
+        at += length
+
+
+def _put(database: Database, table: str, given: list[str], rows: list[tuple[Value, ...]], names: list[str]) -> None:
+    if table not in _KEYS:
+        raise FormatError(f"there are rows of a table {table!r}, which no image has")
+    if table == _SIGNATURE and not signature.is_there(database):
+        database.run(schema.signature_sql())
+    known = names_of(database, table)
+    if len(set(names)) != len(names) or not set(names) <= set(known):
+        raise FormatError(f"the rows of {table!r} have columns that the table has not: {json.dumps(given)[:200]}")
+    shown = ", ".join(f'"{name}"' for name in names)
+    database.insert(f"main.{table} ({shown})", rows)
