@@ -8,12 +8,14 @@ import contextlib
 import hashlib
 import json
 import re
+import ssl
 import threading
 import urllib.parse
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 _PATH = re.compile(r"/v2/(.+)/(blobs|manifests|tags)/(.+)")
 
@@ -204,12 +206,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def small_registry() -> Iterator[SmallRegistry]:
+def small_registry(certificate: Path | None = None) -> Iterator[SmallRegistry]:
+    """Such a registry, over TLS with a certificate (its key in the same file)."""
     registry = SmallRegistry()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"registry": registry}))
     server.daemon_threads = True
     server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]  # who was cut off resets
-    registry.host = f"127.0.0.1:{server.server_address[1]}"
+    registry.host = f"{'localhost' if certificate else '127.0.0.1'}:{server.server_address[1]}"
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -18,7 +18,6 @@ from sqlimage.units import GIB, MIB
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-SCHEMES = ("s3", "gs", "az")
 _PART_BYTES = 8 * MIB
 """What an object is put in, several at a time; the least that S3 takes is 5 MiB."""
 _PARTS_AT_A_TIME = 4

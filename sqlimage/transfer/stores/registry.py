@@ -6,7 +6,6 @@ name stands for, and whose other layers are the segments that the registry must 
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import hashlib
 import json
@@ -27,7 +26,6 @@ from sqlimage.transfer.stores.registry_upload import upload
 from sqlimage.transfer.stores.web import check_status, drain, length_told, read
 from sqlimage.units import MIB
 
-SCHEMES = ("oci", "oci+https", "oci+http")
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 IMAGE_TYPE = "application/vnd.sqlimage.image.v1"
 OBJECT_TYPE = "application/vnd.sqlimage.object.v1"
@@ -181,6 +179,10 @@ class RegistryStore:
             with contextlib.suppress(NotFoundError, StoreError):  # there may be none, or none that helps
                 self._fetch(name)
             segments = [segment for segment in segments if f"sha256:{digest_in(segment)}" not in self._blobs]
+        if not segments:
+            return
+        import concurrent.futures
+
         with concurrent.futures.ThreadPoolExecutor(_HEADS_AT_A_TIME) as pool:
             for segment, length in zip(segments, pool.map(self.head, segments), strict=True):
                 if length is None:

@@ -7,7 +7,6 @@ encoding in which they are kept; a redirection never leads from https to http, a
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -193,6 +192,8 @@ def _retry_after(response: httpx.Response) -> float:
     told = response.headers.get("Retry-After", "").strip()
     if told.isascii() and told.isdigit():
         return min(float(told[:9]), _MOST_RETRY_AFTER_S)
+    import email.utils
+
     try:
         moment = email.utils.parsedate_to_datetime(told).timestamp()
     except (ValueError, OverflowError):

@@ -140,6 +140,21 @@ def test_a_password_that_came_over_tls_is_not_shown_in_the_clear(
     assert registry.requests == []
 
 
+def test_an_upload_that_began_over_tls_does_not_go_on_in_the_clear(
+    registry: SmallRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path / "certificate.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with small_registry(certificate) as secure:
+        store = RegistryStore(f"oci+https://{secure.host}/a", sleep=lambda _: None)
+        store.put(segment_of(_SMALL), _SMALL)
+        assert store.get(segment_of(_SMALL), 1000) == _SMALL
+        secure.location_prefix = f"http://{registry.host}"
+        with pytest.raises(StoreError, match="from https to http"):
+            store.put(segment_of(_LARGE), _LARGE)
+    assert registry.requests == []
+
+
 def test_an_identity_token_is_traded(registry: SmallRegistry, tmp_path: Path) -> None:
     write_docker(tmp_path, {"auths": {registry.host: {"identitytoken": "s3cr3t"}}})
     use(registry.host)
