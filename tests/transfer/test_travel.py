@@ -65,7 +65,7 @@ def test_what_was_pushed_is_pulled_row_for_row_and_goes_once(make_store: MakeSto
     assert (came.identity, came.fetched_bytes) == (report.identity, report.sent_bytes)
     assert rows_of(target) == rows_of(base)
     tool("verify", target, "--files")
-    assert pull(store, NAME, str(target)).fetched_segments == 0
+    assert pull(Checked(store), NAME, str(target)).fetched_segments == 0
 
 
 def test_an_interrupted_push_goes_on_with_what_is_not_there(make_store: MakeStore, base: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_an_interrupted_push_goes_on_with_what_is_not_there(make_store: MakeStor
         store.get(NAME, 1)  # the name stands for nothing until all is there
     report = pushed(base, store)
     assert report.there_bytes == 5 * SEGMENT_BYTES
-    pull(store, NAME, str(tmp_path / "pulled.sqlimage"))
+    pull(Checked(store), NAME, str(tmp_path / "pulled.sqlimage"))
     tool("verify", tmp_path / "pulled.sqlimage")
 
 
@@ -101,7 +101,7 @@ def test_a_child_sends_its_own_data_and_brings_its_parent_back(make_store: MakeS
     assert report.parents == ()
     there = tmp_path / "there"
     there.mkdir()
-    came = pull(store, "child.sqlimage", str(there / "c.sqlimage"))
+    came = pull(Checked(store), "child.sqlimage", str(there / "c.sqlimage"))
     assert [Path(parent.image).name for parent in came.parents] == [NAME]
     assert rows_of(there / "c.sqlimage") == rows_of(child)
     assert rows_of(there / NAME) == rows_of(base)
@@ -117,7 +117,7 @@ def test_a_parent_that_is_not_there_goes_along(make_store: MakeStore, tmp_path: 
     assert [parent.url.rpartition("/")[2] for parent in report.parents] == ["child.sqlimage"]
     assert [parent.url.rpartition("/")[2] for parent in report.parents[0].parents] == [NAME]
     (tmp_path / "there").mkdir()
-    pull(store, "g.sqlimage", str(tmp_path / "there" / "g.sqlimage"))
+    pull(Checked(store), "g.sqlimage", str(tmp_path / "there" / "g.sqlimage"))
     tool("verify", tmp_path / "there" / "g.sqlimage", "--files")
     assert len(list((tmp_path / "there").iterdir())) == 3
 
@@ -128,7 +128,7 @@ def test_a_parent_that_is_at_hand_is_not_pulled(make_store: MakeStore, tmp_path:
     store = make_store()
     pushed(child, store, "child.sqlimage")
     (tmp_path / "there").mkdir()
-    came = pull(store, "child.sqlimage", str(tmp_path / "there" / "c.sqlimage"), search=[str(base.parent)])
+    came = pull(Checked(store), "child.sqlimage", str(tmp_path / "there" / "c.sqlimage"), search=[str(base.parent)])
     assert came.parents == ()
 
 
@@ -151,7 +151,7 @@ def test_a_new_version_in_the_same_file_sends_what_is_new(make_store: MakeStore,
         changes.put(str(third), "/third.bin")
     assert pushed(image, store).sent_bytes < 110_000
     target = tmp_path / "again.sqlimage"
-    assert pull(store, NAME, str(target)).segments > report.segments
+    assert pull(Checked(store), NAME, str(target)).segments > report.segments
     assert rows_of(target) == rows_of(image)
 
 
@@ -161,7 +161,7 @@ def test_a_property_that_changed_costs_the_streams_and_no_data(make_store: MakeS
     pushed(image, store)
     tool("property", "set", image, "site=Berlin")
     assert pushed(image, store).sent_bytes < 16 * KIB
-    pull(store, NAME, str(tmp_path / "pulled.sqlimage"))
+    pull(Checked(store), NAME, str(tmp_path / "pulled.sqlimage"))
     assert rows_of(tmp_path / "pulled.sqlimage") == rows_of(image)
 
 
@@ -184,12 +184,12 @@ def test_a_pull_goes_on_though_the_name_stands_for_something_newer(make_store: M
     target = tmp_path / "pulled.sqlimage"
     url = "s3://somewhere/base.sqlimage"
     with pytest.raises(KeyboardInterrupt):
-        pull(Breaking(store, lambda sent, received: None), NAME, str(target), url=url)
+        pull(Checked(Breaking(store, lambda sent, received: None)), NAME, str(target), url=url)
     tool("property", "set", image, "site=Berlin")
     pushed(image, store)
     with pytest.raises(RefusedError, match="is not what"):
-        pull(store, NAME, str(target), url="s3://elsewhere/base.sqlimage")
-    pull(store, NAME, str(target), url=url)
+        pull(Checked(store), NAME, str(target), url="s3://elsewhere/base.sqlimage")
+    pull(Checked(store), NAME, str(target), url=url)
     assert rows_of(target) == before
 
 
@@ -200,7 +200,7 @@ def test_another_image_is_not_replaced_unless_told(make_store: MakeStore, base: 
     with pytest.raises(RefusedError, match="another image"):
         pushed(other, store)
     pushed(other, store, replace=True)
-    pull(store, NAME, str(tmp_path / "pulled.sqlimage"))
+    pull(Checked(store), NAME, str(tmp_path / "pulled.sqlimage"))
     assert rows_of(tmp_path / "pulled.sqlimage") == rows_of(other)
 
 
@@ -211,11 +211,11 @@ def test_what_is_in_the_way_is_not_overwritten(base: Path, tmp_path: Path) -> No
         target = tmp_path / "there"
         target.write_bytes(content)
         with pytest.raises(sqlimage.SqlimageError):
-            pull(store, NAME, str(target))
+            pull(Checked(store), NAME, str(target))
         assert target.read_bytes() == content
     other = travelling.image(tmp_path)
     with pytest.raises(RefusedError, match="exists already"):
-        pull(store, NAME, str(other))
+        pull(Checked(store), NAME, str(other))
 
 
 @pytest.mark.parametrize("how", ["as a whole", "by file"])
@@ -235,7 +235,7 @@ def test_what_is_encrypted_travels_without_its_key_and_stays_so(tmp_path: Path, 
     if how == "as a whole":
         assert b"readme.txt" not in everything
     target = tmp_path / "pulled.sqlimage"
-    pull(store, NAME, str(target))
+    pull(Checked(store), NAME, str(target))
     assert rows_of(target) == rows_of(image)
     without_keys()
     with sqlimage.open(str(target)) if how == "by file" else pytest.raises(sqlimage.LockedError):
@@ -257,7 +257,7 @@ def test_signatures_travel(base: Path, tmp_path: Path) -> None:
     tool("sign", image, "--all", "--key", tmp_path / "release")
     store = MemoryStore()
     pushed(image, store)
-    pull(store, NAME, str(tmp_path / "pulled.sqlimage"))
+    pull(Checked(store), NAME, str(tmp_path / "pulled.sqlimage"))
     tool("verify", tmp_path / "pulled.sqlimage", "--trust", tmp_path / "release.pub")
 
 
@@ -274,13 +274,13 @@ def test_segments_that_are_gone_are_told_by_number_and_all_others_are_fetched(ba
             poor.put(name, content)
     poor.publish(NAME, next(name for name, content in whole.items() if content == first and name != NAME))
     with pytest.raises(NotFoundError, match="are not there"):
-        pull(poor, NAME, str(target))
+        pull(Checked(poor), NAME, str(target))
     with sqlimage.open(str(target)) as opened:
         missing = opened.database.rows("SELECT lower(hex(digest)) FROM segment WHERE state = 'missing'")
     assert sorted(SEGMENTS + digest for (digest,) in missing) == left_out
     for name in left_out:
         poor.put(name, whole[name])
-    assert pull(poor, NAME, str(target)).fetched_segments == 2
+    assert pull(Checked(poor), NAME, str(target)).fetched_segments == 2
     tool("verify", target)
 
 
@@ -305,7 +305,7 @@ def test_a_store_that_lies_is_asked_again_and_then_not_believed(base: Path, tmp_
     with pytest.raises(sqlimage.DeviceError, match="digest"):
         pull(Retrying(Checked(lying), sleep=lambda seconds: None), NAME, str(tmp_path / "b.sqlimage"))
     lying.lies = 0
-    pull(lying, NAME, str(tmp_path / "b.sqlimage"))
+    pull(Checked(lying), NAME, str(tmp_path / "b.sqlimage"))
     tool("verify", tmp_path / "b.sqlimage")
 
 
@@ -329,7 +329,7 @@ def test_pointers_of_strangers_lead_nowhere(tmp_path: Path) -> None:
         store.put(f"versions/{uuid}", told)
         target = tmp_path / "there" / "c.sqlimage"
         try:
-            pull(store, "child.sqlimage", str(target))
+            pull(Checked(store), "child.sqlimage", str(target))
         except sqlimage.SqlimageError as problem:
             assert "Traceback" not in str(problem)
         assert {path.name for path in (tmp_path / "there").iterdir()} <= {"c.sqlimage", "child.sqlimage"}
