@@ -59,6 +59,8 @@ class Connections:
         self._local = threading.local()
         self._all: list[Database] = []
         self._lock = threading.Lock()
+        self.is_closing = False
+        """Set before those who ask are waited for: what is on its way from elsewhere is not waited for any more."""
 
     @property
     def path(self) -> str:
@@ -163,7 +165,7 @@ def _from_elsewhere(connections: Connections, digest: bytes) -> StoredChunk | No
     if origin is None or chunk is None:
         return None
     row = data.describe(connections.mine(), chunk.id)
-    stored = origin.fetch(chunk.id, row.stored_bytes)
+    stored = origin.fetch(chunk.id, row.stored_bytes, lambda: connections.is_closing)
     return None if stored is None else replace(chunk, stored=stored, forget=partial(origin.forget, chunk.id))
 
 

@@ -218,6 +218,8 @@ class ImageDriver:
         return self._pool
 
     def close(self) -> None:
+        for connections in self._look.connections:
+            connections.is_closing = True
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None

@@ -10,9 +10,11 @@ from typing import Protocol
 class Origin(Protocol):
     """A place that holds what is missing of one image. MUST be safe to call from several threads at once."""
 
-    def fetch(self, data: int, length_bytes: int) -> bytes | None:
+    def fetch(self, data: int, length_bytes: int, is_unwanted: Callable[[], bool] = lambda: False) -> bytes | None:
         """The stored bytes of a content, by its number in the image; None where it is not there either. Nothing of it
-        has been verified. Raises :class:`~sqlimage.errors.DeviceError` where the place cannot be reached."""
+        has been verified. Whoever asks may lose interest while it waits: ``is_unwanted``.
+
+        Raises :class:`~sqlimage.errors.DeviceError` where the place cannot be reached, and when it was given up."""
         ...
 
     def forget(self, data: int) -> None:

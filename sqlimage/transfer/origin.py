@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from sqlimage.errors import DeviceError
@@ -12,6 +12,7 @@ from sqlimage.transfer.kept import Kept
 from sqlimage.transfer.stores.contract import Store
 from sqlimage.units import KIB, MIB
 
+_LOOK_EVERY_S = 0.2
 _LEAST_AHEAD_BYTES, _MOST_AHEAD_BYTES = 64 * KIB, 4 * MIB
 
 
@@ -49,23 +50,23 @@ class StoreOrigin:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def fetch(self, data: int, length_bytes: int) -> bytes | None:
+    def fetch(self, data: int, length_bytes: int, is_unwanted: Callable[[], bool] = lambda: False) -> bytes | None:
         rows = self._pieces.get(data)
         if rows is None:
             return None
         if sum(self._places[row][4] for row in rows) != length_bytes:
             raise DeviceError(f"data {data}: is not stored there as the image says")
-        pieces = [self._piece(row) for row in rows]
+        pieces = [self._piece(row, is_unwanted) for row in rows]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _piece(self, row: int) -> bytes:
+    def _piece(self, row: int, is_unwanted: Callable[[], bool]) -> bytes:
         early = self._from_early(row)
         if early is not None:
             return early
         kept = self._kept.get(self._identity, row)
         if kept is not None and len(kept) == self._places[row][4]:
             return kept
-        return self._fetch(row)
+        return self._fetch(row, is_unwanted)
 
     def _from_early(self, row: int) -> bytes | None:
         _, _, segment, low, length, _ = self._places[row]
@@ -73,18 +74,22 @@ class StoreOrigin:
             return None
         return self._early[low : low + length]
 
-    def _fetch(self, row: int) -> bytes:
+    def _fetch(self, row: int, is_unwanted: Callable[[], bool]) -> bytes:
         with self._lock:
             coming = self._coming.get(row)
             if coming is None:
                 rows = self._rows_from(row)
                 for each in rows:
                     self._coming[each] = Future()
-                mine = self._coming[row]
-        if coming is not None:
-            return coming.result()
-        self._fetch_rows(rows)
-        return mine.result()
+                coming = self._coming[row]
+                # On a thread of its own, which nobody waits for at the end: a line may be silent for minutes.
+                threading.Thread(target=self._fetch_rows, args=(rows,), name="fetch", daemon=True).start()
+        while True:
+            try:
+                return coming.result(_LOOK_EVERY_S)
+            except TimeoutError:
+                if is_unwanted() or self._stop.is_set():
+                    raise DeviceError(f"{self._store.where}: was given up while it was waited for") from None
 
     def _rows_from(self, row: int) -> range:
         """The row and those behind it that come along; under the lock."""
@@ -167,7 +172,5 @@ class StoreOrigin:
 
     def close(self) -> None:
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
         self._kept.close()
         self._store.close()

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -28,61 +27,7 @@ from tests.conftest import run
 from tests.images import kept_bytes, noise, run_tool, tool
 from tests.make import travelling
 from tests.make.travelling import segments_of
-
-
-class Web:
-    """A web server over a directory that counts what it is asked for; it can lie."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.asked: list[tuple[str, int]] = []
-        """Path, and bytes that were given."""
-        self.spoil = False
-        web = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:  # the name that the library asks for
-                web.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        path = self.directory / handler.path.lstrip("/")
-        if not path.is_file():
-            self.asked.append((handler.path, 0))
-            handler.send_error(404)
-            return
-        content = path.read_bytes()
-        first, last = 0, len(content) - 1
-        told = handler.headers.get("Range", "")
-        if told:
-            first, last = (int(part) for part in told.removeprefix("bytes=").split("-"))
-            last = min(last, len(content) - 1)
-        part = content[first : last + 1]
-        if self.spoil and first:
-            part = bytes([part[0] ^ 1]) + part[1:]
-        handler.send_response(206 if told else 200)
-        if told:
-            handler.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-        handler.send_header("Content-Length", str(len(part)))
-        handler.end_headers()
-        handler.wfile.write(part)
-        self.asked.append((handler.path, len(part)))
-
-    @property
-    def bytes_given(self) -> int:
-        return sum(length for _, length in self.asked)
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+from tests.make.web import Web
 
 
 @pytest.fixture(scope="module")
@@ -352,6 +297,29 @@ def test_a_url_is_served_while_it_is_fetched(web: Web, image: Path, tmp_path: Pa
         server.wait(60)
     assert server.returncode == 0
     assert (tmp_path / "copy.img").read_bytes() == kept_bytes(image, (image.parent / "volume.img").read_bytes())
+
+
+def test_what_is_on_its_way_is_not_waited_for_at_the_end(web: Web, shelf: Path) -> None:
+    """A server that is silent keeps nobody from closing what was opened."""
+    path = local_image(url_of(web))
+    web.held = {segment.name for segment in (shelf / "segments").iterdir()}
+    failed: list[str] = []
+    with sqlimage.open(path) as opened:
+        driver = opened.version().driver()
+
+        def read() -> None:
+            try:
+                driver.read(0, driver.size_bytes)
+            except sqlimage.SqlimageError as problem:
+                failed.append(str(problem))
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        while not web.waiting:
+            time.sleep(0.01)
+        driver.close()
+        reading.join(60)
+    assert len(failed) == 1 and "given up" in failed[0]
 
 
 def test_a_url_is_mounted(web: Web, tmp_path: Path) -> None:
