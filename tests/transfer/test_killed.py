@@ -1,0 +1,290 @@
+"""Transfers that are killed at any moment: the same command goes on, sends and fetches nothing twice, and in between
+nothing half is to be seen anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from sqlimage.transfer.stores.cloud import CloudStore
+from sqlimage.transfer.stores.contract import Store
+from sqlimage.transfer.stores.directory import DirectoryStore
+from tests.images import run_tool, tool
+from tests.make.misbehaving import Misbehaving, misbehaving
+from tests.make.servers import BUCKET, s3_server
+from tests.transfer.made import (
+    NAME,
+    SEGMENT,
+    check_beside,
+    check_copy,
+    check_one_line,
+    check_partial,
+    check_store,
+    here,
+    here_bytes,
+    make_image,
+    segments,
+)
+
+PROGRAM = Path(sys.executable).with_name("sqlimage")
+EVERY_DAY = 4
+"""Kills of each of the five commands."""
+LONG = 100
+
+
+@dataclass
+class World:
+    """An image, and the places it goes to and comes from."""
+
+    place: Path
+    source: Path
+    web: Misbehaving
+    """A web server that behaves, over the segments of the image."""
+    stream: Path
+    """What ``send`` writes."""
+    total_bytes: int
+    first_bytes: int
+    medium: bytes
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each command takes, undisturbed."""
+
+    @property
+    def bucket(self) -> str:
+        return f"s3://{BUCKET}"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    place = tmp_path_factory.mktemp("world")
+    source = make_image(place)
+    shelf = place / "shelf"
+    tool("split", source, shelf, "--segment-size", SEGMENT)
+    content = {str(path.relative_to(shelf)): path.read_bytes() for path in shelf.rglob("*") if path.is_file()}
+    stream = place / "stream"
+    with stream.open("wb") as out:
+        done = subprocess.run([PROGRAM, "send", source, "--segment-size", SEGMENT], stdout=out, check=False)
+    assert done.returncode == 0
+    tool("restore", source, place / "restored.img")
+    with ExitStack() as stack:
+        _, environment = stack.enter_context(s3_server(place / "s3"))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        web = stack.enter_context(misbehaving(content))
+        lengths = {name: len(each) for name, each in content.items() if name.startswith("segments/")}
+        restored = (place / "restored.img").read_bytes()
+        made = World(place, source, web, stream, sum(lengths.values()), len(content[NAME]), restored)
+        CloudStore(f"{made.bucket}/warm").put("image", b"the bucket is made by the first object")
+        tool("push", source, f"{made.bucket}/shelf/{NAME}", "--segment-size", SEGMENT)
+        yield made
+
+
+@dataclass(frozen=True)
+class Journey:
+    """A command, what must hold once it was killed, and what once the same command has ended; ``begin`` makes all of
+    them for a fresh place."""
+
+    words: tuple[object, ...]
+    killed: Callable[[], None]
+    ended: Callable[[str], None]
+    stdin: Path | str = os.devnull
+
+
+def push(world: World, store: Store, url: str) -> Journey:
+    there: dict[str, int] = {}
+    is_published = False
+
+    def killed() -> None:
+        nonlocal is_published
+        there.update(check_store(store))
+        is_published = store.head(NAME) is not None
+
+    def ended(told: str) -> None:
+        report = json.loads(told)
+        assert report["there_bytes"] == (world.total_bytes if is_published else sum(there.values()))
+        assert report["sent_bytes"] + report["there_bytes"] == world.total_bytes
+        assert report["sent_segments"] == (0 if is_published else report["segments"] - len(there))
+        assert sum(check_store(store).values()) == world.total_bytes
+        assert {name.partition("/")[0] for name in store.list()} == {"segments", "versions", NAME}
+
+    return Journey(("push", world.source, url, "--segment-size", SEGMENT, "--json"), killed, ended)
+
+
+def push_to_a_directory(world: World, work: Path) -> Journey:
+    shelf = work / "shelf"
+    journey = push(world, DirectoryStore(shelf), f"file://{shelf}/{NAME}")
+
+    def ended(told: str) -> None:
+        journey.ended(told)
+        listed = {path.name for path in shelf.iterdir()}
+        assert listed == {NAME, "segments", "versions"}, "nothing else lies there"
+
+    return Journey(journey.words, journey.killed, ended)
+
+
+def push_to_s3(world: World, work: Path) -> Journey:
+    url = f"{world.bucket}/{work.name}-{random.randrange(1 << 60):x}"
+    return push(world, CloudStore(url), f"{url}/{NAME}")
+
+
+def arriving(world: World, work: Path, received: str) -> tuple[Path, Callable[[], None], Callable[[str], None]]:
+    """Where an image arrives, and what must hold of it; the report's words begin with ``received``."""
+    image = work / "arrived" / "copy.sqlimage"
+    image.parent.mkdir()
+    was_here = 0
+
+    def killed() -> None:
+        nonlocal was_here
+        check_beside(image)
+        check_partial(image)
+        was_here = here_bytes(image)
+
+    def ended(told: str) -> None:
+        report = json.loads(told)
+        assert report[f"{received}_bytes"] == world.total_bytes - was_here
+        assert report.get("here_bytes", was_here) == was_here
+        assert [path.name for path in image.parent.iterdir()] == [image.name]
+        check_copy(image, world.source)
+
+    return image, killed, ended
+
+
+def pull_from_s3(world: World, work: Path) -> Journey:
+    image, killed, ended = arriving(world, work, "fetched")
+    return Journey(("pull", f"{world.bucket}/shelf/{NAME}", image, "--json"), killed, ended)
+
+
+def receive(world: World, work: Path) -> Journey:
+    image, killed, ended = arriving(world, work, "received")
+    return Journey(("receive", image, "--json"), killed, ended, stdin=world.stream)
+
+
+def restore(world: World, work: Path) -> Journey:
+    restored = work / "arrived" / "disk.img"
+    restored.parent.mkdir()
+    cache = Path(os.environ["SQLIMAGE_CACHE"])
+    asked: set[str] = set()
+
+    def cached() -> Path | None:
+        return next(cache.glob("whole/*/*.sqlimage"), None)
+
+    def killed() -> None:
+        image = cached()
+        assert {path.name for path in restored.parent.iterdir()} <= {restored.name}
+        if restored.exists():
+            assert restored.read_bytes() == world.medium
+            restored.unlink()
+        if image is not None:
+            check_beside(image)
+            check_partial(image)
+            asked.update(f"/shelf/segments/{one.digest.hex()}" for one in here(image) if one.number > 1)
+        world.web.requests.clear()
+
+    def ended(told: str) -> None:
+        assert restored.read_bytes() == world.medium
+        assert [path.name for path in restored.parent.iterdir()] == [restored.name]
+        assert not asked & {path for path, _ in world.web.requests}, "what was here is not fetched again"
+        assert cached() is None and not [*cache.glob("whole/*")], "what is restored need not be kept"
+
+    return Journey(("restore", f"{world.web.url}/{NAME}", restored, "--json"), killed, ended)
+
+
+JOURNEYS: dict[str, Callable[[World, Path], Journey]] = {
+    "push to a directory": push_to_a_directory,
+    "push to s3": push_to_s3,
+    "pull from s3": pull_from_s3,
+    "receive": receive,
+    "restore from a url": restore,
+}
+
+
+def undisturbed(world: World, name: str, work: Path) -> float:
+    """How many seconds it takes."""
+    work.mkdir()
+    journey = JOURNEYS[name](world, work)
+    begin = time.monotonic()
+    done = run_tool(*journey.words, stdin=journey.stdin)
+    seconds = time.monotonic() - begin
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(work)
+    return seconds
+
+
+def kill(world: World, name: str, work: Path, dice: random.Random) -> bool:
+    """Kill it once, sometimes twice, and have it go on; whether the kill was in time."""
+    work.mkdir()
+    journey = JOURNEYS[name](world, work)
+    kills = 0
+    for _ in range(1 + (dice.random() < 0.3)):
+        try:
+            done = run_tool(*journey.words, stdin=journey.stdin, seconds=dice.uniform(0.05, 1.0) * world.seconds[name])
+            assert done.returncode == 0, done.stderr
+            break
+        except subprocess.TimeoutExpired:
+            kills += 1
+        journey.killed()
+    else:
+        done = run_tool(*journey.words, stdin=journey.stdin)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        journey.ended(done.stdout)
+    shutil.rmtree(work)
+    return kills > 0
+
+
+def kill_again_and_again(world: World, name: str, work: Path, times: int, seed: int) -> None:
+    world.seconds[name] = undisturbed(world, name, work / "undisturbed")
+    in_time = 0
+    for turn in range(times):
+        print(f"{name}: seed {seed}, kill {turn}")
+        in_time += kill(world, name, work / f"turn-{turn}", random.Random(f"{name} {seed} {turn}"))
+    assert in_time, "it always ended before it was killed"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the test's own, in which nothing may stay."""
+    monkeypatch.setenv("SQLIMAGE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", JOURNEYS)
+def test_what_was_killed_goes_on_and_ends(world: World, name: str, tmp_path: Path) -> None:
+    kill_again_and_again(world, name, tmp_path, EVERY_DAY, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", JOURNEYS)
+def test_a_hundred_kills(world: World, name: str, tmp_path: Path) -> None:
+    kill_again_and_again(world, name, tmp_path, LONG, 2)
+
+
+def test_receive_tells_from_which_segment_on_to_send(world: World, tmp_path: Path) -> None:
+    """A pipe that broke: what it says is what brings the rest."""
+    image = tmp_path / "arrived" / "copy.sqlimage"
+    image.parent.mkdir()
+    part = tmp_path / "part"
+    part.write_bytes(world.stream.read_bytes()[: world.total_bytes // 2])
+    told = check_one_line(run_tool("receive", image, stdin=part), 6)
+    assert "in the middle of segment" in told
+    (number,) = [word.strip("`") for word in told.split("--from ")[1].split()[:1]]
+    assert int(number) == 1 + len(here(image)) < len(segments(image))
+    with (tmp_path / "rest").open("wb") as out:
+        subprocess.run(
+            [PROGRAM, "send", world.source, "--segment-size", SEGMENT, "--from", number], stdout=out, check=True
+        )
+    report = json.loads(run_tool("receive", image, "--json", stdin=tmp_path / "rest").stdout)
+    assert report["received_segments"] == report["segments"] - int(number) + 1
+    check_copy(image, world.source)
