@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sqlimage.errors import DamagedError
 from sqlimage.streams.database import Database
@@ -31,10 +32,11 @@ def cut_first(database: Database, plan: Plan, digests: Sequence[bytes]) -> bytea
     """The first segment; ``digests`` are those of the others."""
     header, follows = plan.first(digests)
     segment = bytearray(header.length_bytes)
-    segment[:HEADER_BYTES] = header.pack()
     segment[HEADER_BYTES : HEADER_BYTES + len(follows)] = follows
     segment[header.rest.offset_bytes : header.rest.end_bytes] = plan.rest
     _copy(database, plan, 1, segment, header.data_offset_bytes)
+    data = memoryview(segment)[header.data_offset_bytes : header.rest.offset_bytes]
+    segment[:HEADER_BYTES] = replace(header, data_digest=digest(data)).pack()
     return segment
 
 

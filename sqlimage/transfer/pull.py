@@ -16,7 +16,7 @@ from sqlimage.streams.segments import Segment
 from sqlimage.transfer import places
 from sqlimage.transfer.arrive import First, Incoming, check_is_this, make_image
 from sqlimage.transfer.push import pointer
-from sqlimage.transfer.remote import look
+from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.stores.contract import Store
 from sqlimage.units import Progress
 
@@ -73,7 +73,7 @@ def pull(
         if not (is_ours and incoming.missing() and incoming.segments[0].is_here):
             # Else the name stands for another image by now; but the segments of this one are still where they were.
             check_is_this(path, incoming, remote.identity, remote.where)
-        fetching = Fetching(incoming, lambda row: _get(store, name, row), progress)
+        fetching = Fetching(incoming, lambda row: _get(remote, row), progress)
         if segment is not None:
             fetching.take(incoming.segments[0], segment)
             segment = None
@@ -101,8 +101,10 @@ def pull(
     )
 
 
-def _get(store: Store, name: str, row: Segment) -> bytes:
-    return store.get(name if row.number == 1 else f"segments/{row.digest.hex()}", row.length_bytes)
+def _get(remote: Remote, row: Segment) -> bytes:
+    if row.number == 1:
+        return remote.whole_first()
+    return remote.store.get(f"segments/{row.digest.hex()}", row.length_bytes)
 
 
 class Fetching:

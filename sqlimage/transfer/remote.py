@@ -61,11 +61,21 @@ class Remote:
             self.begins += self.store.get_range(self.name, here, end - here)
 
     def whole_first(self) -> bytes:
-        """The first segment, fetched whole."""
-        segment = self.store.get(self.name, self.header.length_bytes)
-        if hashlib.sha256(segment[:HEADER_BYTES]).hexdigest() != self.identity:
-            raise DamagedError(f"{self.where}: was replaced by another image just now", hint="run the command again")
-        return segment
+        """The first segment, fetched whole; once more where it does not match its digests, for the line may be at
+        fault. No store can tell: the name of an image says nothing of its bytes."""
+        for _ in range(2):
+            segment = self.store.get(self.name, self.header.length_bytes)
+            if hashlib.sha256(segment[:HEADER_BYTES]).hexdigest() != self.identity:
+                problem = DamagedError(
+                    f"{self.where}: was replaced by another image just now", hint="run the command again"
+                )
+            elif self.header.vouches_for(segment):
+                return segment
+            else:
+                problem = DamagedError(
+                    f"{self.where}: the first segment does not match its digests", hint="push the image again"
+                )
+        raise problem
 
 
 def look(store: Store, name: str) -> Remote:

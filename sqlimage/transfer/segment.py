@@ -20,9 +20,10 @@ _MAGIC = b"sqlimage segment"
 _VERSION = 1
 _HEAD = struct.Struct("<16sHH16sIIQQ")
 _PART = struct.Struct("<QQ32s")
-_DATA = struct.Struct("<Q")
+_DATA = struct.Struct("<Q32s")
 _PARTS_AT = 64
 _DATA_AT = _PARTS_AT + 3 * _PART.size
+_NO_DIGEST = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Part:
         return self.offset_bytes + self.length_bytes
 
 
-_NONE = Part(0, 0, bytes(32))
+_NONE = Part(0, 0, _NO_DIGEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Header:
     """Of the first: the other rows."""
     data_offset_bytes: int = HEADER_BYTES
     """Where contents begin."""
+    data_digest: bytes = _NO_DIGEST
+    """Of the first: SHA-256 of all from there to the rest."""
 
     @property
     def is_first(self) -> bool:
@@ -78,13 +81,22 @@ class Header:
             _PART.pack(part.offset_bytes, part.length_bytes, part.digest)
             for part in (self.contents, self.streams, self.rest)
         )
-        packed = head.ljust(_PARTS_AT, b"\0") + parts + _DATA.pack(self.data_offset_bytes)
+        packed = head.ljust(_PARTS_AT, b"\0") + parts + _DATA.pack(self.data_offset_bytes, self.data_digest)
         return packed.ljust(HEADER_BYTES, b"\0")
 
     @property
     def identity(self) -> str:
         """Which transfer this first segment begins."""
         return hashlib.sha256(self.pack()).hexdigest()
+
+    def vouches_for(self, segment: bytes | memoryview) -> bool:
+        """Whether a first segment with this header is, to the last byte, what its digests say."""
+        view = memoryview(segment)
+        begin, end = self.data_offset_bytes, self.rest.offset_bytes
+        parts = (self.contents, self.streams, Part(begin, end - begin, self.data_digest), self.rest)
+        return len(view) == self.length_bytes and all(
+            hashlib.sha256(view[part.offset_bytes : part.end_bytes]).digest() == part.digest for part in parts
+        )
 
 
 def read_header(where: str, packed: bytes | memoryview) -> Header:
@@ -102,9 +114,9 @@ def read_header(where: str, packed: bytes | memoryview) -> Header:
             f"{where}: a segment of version {version}; this reader knows {_VERSION}", hint="use a newer sqlimage"
         )
     contents, streams, rest = (Part(*_PART.unpack_from(packed, _PARTS_AT + _PART.size * n)) for n in range(3))
-    (data_offset,) = _DATA.unpack_from(packed, _DATA_AT)
+    data = _DATA.unpack_from(packed, _DATA_AT)
     uuid_ = str(uuid.UUID(bytes=image))
-    header = Header(uuid_, number, count, segment_bytes, length_bytes, contents, streams, rest, data_offset)
+    header = Header(uuid_, number, count, segment_bytes, length_bytes, contents, streams, rest, *data)
     if header.pack() != packed or not _is_possible(header):
         raise FormatError(f"{where}: the header of the segment contradicts itself; it is damaged")
     return header
@@ -119,7 +131,7 @@ def _is_possible(header: Header) -> bool:
         return False
     parts = (header.contents, header.streams, header.rest)
     if not header.is_first:
-        return parts == (_NONE, _NONE, _NONE)
+        return parts == (_NONE, _NONE, _NONE) and header.data_digest == _NO_DIGEST
     contents, streams, rest = parts
     follows = contents.offset_bytes == HEADER_BYTES and streams.offset_bytes == contents.end_bytes
     fits = header.data_offset_bytes == streams.end_bytes <= rest.offset_bytes
