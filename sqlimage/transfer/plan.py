@@ -74,8 +74,8 @@ class Plan:
         return Header(self.newest.uuid, number, len(self.cut), self.segment_bytes, self.lengths[number - 1])
 
     def first(self, digests: Sequence[bytes]) -> tuple[Header, bytes]:
-        """The header of the first segment, but for the digest of its contents, and what follows it up to where its contents begin; ``digests`` are those of
-        the segments after it."""
+        """The header of the first segment, but for the digest of its contents, and what follows it up to where those
+        begin; ``digests`` are those of the segments after it."""
         contents = self._contents(digests).pack()
         streams_at = HEADER_BYTES + len(contents)
         data_at = streams_at + len(self.streams)
