@@ -1,4 +1,4 @@
-"""A line that can be cut: a TCP proxy on this machine that ends connections after so many bytes, in either direction."""
+"""A line that can be cut: a TCP proxy on this machine that ends connections after so many bytes, either way."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 import sqlimage
@@ -94,10 +95,18 @@ def decoded(content: bytes, flags: int) -> bytes:
     return zstandard.ZstdDecompressor().decompress(content) if flags else content
 
 
-def check_store(store: Store, name: str = NAME) -> dict[str, int]:
-    """Every object that a store shows is whole; the lengths of its segments by name."""
+def shelf_of(image: Path, directory: Path) -> dict[str, bytes]:
+    """The segments of an image in a directory, and what lies there by name."""
+    tool("split", image, directory, "--segment-size", SEGMENT)
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def check_store(store: Store, known: Collection[str] = (), name: str = NAME) -> dict[str, int]:
+    """Every object that a store shows is whole; the lengths of its segments by name. Those of a registry are not
+    listed: of the ones that are ``known`` it shows which it has."""
     found: dict[str, int] = {}
-    for each in store.list():
+    listed = {*store.list(), *(each for each in known if store.head(each) is not None)}
+    for each in sorted(listed, key=lambda each: not each.startswith(SEGMENTS)):
         content = store.get(each, 1 << 30)
         if each.startswith(SEGMENTS):
             assert hashlib.sha256(content).hexdigest() == each.removeprefix(SEGMENTS)

@@ -35,6 +35,7 @@ from tests.transfer.made import (
     here_bytes,
     make_image,
     segments,
+    shelf_of,
 )
 
 PROGRAM = Path(sys.executable).with_name("sqlimage")
@@ -69,8 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     place = tmp_path_factory.mktemp("world")
     source = make_image(place)
     shelf = place / "shelf"
-    tool("split", source, shelf, "--segment-size", SEGMENT)
-    content = {str(path.relative_to(shelf)): path.read_bytes() for path in shelf.rglob("*") if path.is_file()}
+    content = shelf_of(source, shelf)
     stream = place / "stream"
     with stream.open("wb") as out:
         done = subprocess.run([PROGRAM, "send", source, "--segment-size", SEGMENT], stdout=out, check=False)
