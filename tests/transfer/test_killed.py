@@ -183,8 +183,9 @@ def restore(world: World, work: Path) -> Journey:
 
     def killed() -> None:
         image = cached()
+        asked.clear()
         assert {path.name for path in restored.parent.iterdir()} <= {restored.name}
-        if restored.exists():
+        if restored.exists():  # then it was killed after all was done, and has only to be cleared away
             assert restored.read_bytes() == world.medium
             restored.unlink()
         if image is not None:
