@@ -104,7 +104,8 @@ def s3_server(directory: Path, ports: Sequence[int] = ()) -> Iterator[tuple[str,
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=False)),
         *("-s3", f"-s3.port={ports[-1]}", f"-s3.port.grpc={ports[-2]}", f"-s3.config={directory}/s3.json"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=64", "-master.volumeSizeLimitMB=256"),
-        *("-volume.preStopSeconds=0", "-filer"),
+        # one that comes back asks for so long whether there is another master
+        *("-volume.preStopSeconds=0", "-filer", "-master.electionTimeout=1s"),
     ]
     environment = {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
