@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def test_a_pull_gets_over_a_line_that_is_cut_for_a_moment(
         pulling = started(line.inside(line.near, PROGRAM, "pull", f"{url}/{NAME}", image, "--json"))
         line.wait_for(line.near, 4 * SEGMENT_BYTES, since)
         line.down()
+        time.sleep(1)
         assert pulling.poll() is None
         line.up()
         done = ended(pulling)
@@ -108,9 +110,8 @@ def test_a_pull_whose_line_stays_cut_says_so_and_goes_on_when_it_is_mended(
 
 def pipe(line: Network, source: Path, image: Path, number: int, *, cut_after: int = 0) -> tuple[int, str]:
     """``send`` on the near side, ``receive`` on the far one; how that ended, and what it said."""
-    receive = (
-        f"socat -u -T {IDLE_S} TCP-LISTEN:{PORT},reuseaddr STDOUT | {shlex.join([str(PROGRAM), 'receive', str(image)])}"
-    )
+    receive = f"socat -u -T {IDLE_S} TCP-LISTEN:{PORT},reuseaddr STDOUT | "
+    receive += shlex.join([str(PROGRAM), "receive", str(image)])
     send = shlex.join([str(PROGRAM), "send", str(source), "--segment-size", SEGMENT, "--from", str(number)])
     send += f" | socat -u -T {IDLE_S} STDIN TCP:{line.far_address}:{PORT},retry=100,interval=0.1,connect-timeout=5"
     since = line.arrived_bytes(line.far)

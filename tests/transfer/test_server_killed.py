@@ -106,16 +106,18 @@ def url_of(kind: str, line: Line, place: str) -> str:
 @contextmanager
 def killed_after(server: Server, line: Line, moved_bytes: int, *, comes_back: bool) -> Iterator[None]:
     """Kill the server once the line has moved so much more; and start it again, at once or when the block ends."""
-    due = threading.Event()
+    due, is_dead = threading.Event(), threading.Event()
     begin = line.up_bytes + line.down_bytes
 
     def look(up: int, down: int) -> None:
         if up + down >= begin + moved_bytes:
             due.set()
+            is_dead.wait()  # nothing overtakes the kill
 
     def wait() -> None:
         due.wait()
         server.kill()
+        is_dead.set()
         if comes_back:
             server.start()
 
