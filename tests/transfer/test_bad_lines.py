@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -131,6 +132,24 @@ def test_a_line_that_is_cut_now_and_then_costs_nothing_but_time(world: World, ki
     report = json.loads(done.stdout)
     assert report["fetched_bytes" if kind == "http" else "sent_bytes"] <= world.total_bytes
     world.check_end(kind, turn)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hundred_lines_that_are_cut_anywhere(world: World, kind: str) -> None:
+    line = world.lines[kind]
+    for turn in range(100):
+        dice = random.Random(f"{kind} {turn}")
+        line.cuts = [
+            Cut(int(2 ** dice.uniform(0, 21)), is_up=dice.random() < 0.5, is_reset=dice.random() < 0.5)
+            for _ in range(dice.randint(1, 4))
+        ]
+        print(f"{kind}: turn {turn}, {line.cuts}")
+        done = run_tool(*world.words(kind, f"random-{turn}"))
+        assert done.returncode == 0, done.stderr
+        world.check_end(kind, f"random-{turn}")
+        line.cuts = []
 
 
 Broken = dict[str, tuple[CompletedProcess[str], int]]

@@ -4,6 +4,7 @@ and wrong bytes are in no image."""
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -66,6 +67,29 @@ def test_a_server_that_has_bad_moments_is_asked_again(world: World, server: Misb
     tool("pull", f"{server.url}/{NAME}", tmp_path / "copy.sqlimage")
     assert not server.faults
     check_copy(tmp_path / "copy.sqlimage", world.source)
+
+
+PASSING: tuple[Fault, ...] = (
+    *(bad.status(500), bad.status(503), bad.cut_after(0), bad.cut_after(100_000), bad.cut_after(1, reset=True)),
+    *(bad.wrong_bytes, truncated),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_hundred_servers_that_have_bad_moments(world: World, server: Misbehaving, tmp_path: Path) -> None:
+    for turn in range(100):
+        dice = random.Random(f"moments {turn}")
+        image = tmp_path / f"{turn}.sqlimage"
+        server.faults = [bad.behave, dice.choice(PASSING), bad.behave]
+        for _ in range(dice.randint(1, 6)):
+            server.faults += [dice.choice(PASSING) for _ in range(dice.randint(1, 3))]
+            server.faults += [bad.behave] * dice.randint(2, 4)  # two requests are under way at most
+        print(f"turn {turn}")
+        done = run_tool("pull", f"{server.url}/{NAME}", image)
+        assert done.returncode == 0, done.stderr
+        check_copy(image, world.source)
+        image.unlink()
 
 
 STAYING: dict[str, tuple[Fault, int]] = {
