@@ -15,14 +15,24 @@ import sqlimage
 
 from .output import progress_bar
 
+
+def _here(text: str) -> str:
+    """What an argument names, unless it is a URL: an image elsewhere is only read."""
+    if sqlimage.is_url(text):
+        raise sqlimage.RefusedError(f"{text}: an image elsewhere is only read", hint="`sqlimage pull` it first")
+    return text
+
+
 ImageArgument = Annotated[
     str,
     typer.Argument(
         metavar="IMAGE",
+        callback=_here,
         help="An image file, or IMAGE@VERSION: a number, a label, the beginning of a UUID, or `latest`.",
         show_default=False,
     ),
 ]
+ImageFile = Annotated[str, typer.Argument(metavar="IMAGE", callback=_here, help="An image file.", show_default=False)]
 PlaceArgument = Annotated[
     str,
     typer.Argument(
@@ -117,9 +127,7 @@ def split_image(text: str) -> tuple[str, str | None]:
 
     Raises :class:`sqlimage.RefusedError` for a URL.
     """
-    if sqlimage.is_url(text):
-        raise sqlimage.RefusedError(f"{text}: an image elsewhere is only read", hint="`sqlimage pull` it first")
-    return split_place(text)
+    return split_place(_here(text))
 
 
 def split_place(text: str) -> tuple[str, str | None]:

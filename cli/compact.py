@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption, MessageOption, UserOption
+from .arguments import ImageFile, JsonOption, MessageOption, UserOption
 from .output import message as say
 from .output import print_json, print_pairs, progress_bar
 
@@ -17,7 +13,7 @@ EXAMPLE = "sqlimage compact laptop.sqlimage"
 
 
 def command(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")],
+    image: ImageFile,
     message: MessageOption = None,
     user: UserOption = None,
     json: JsonOption = False,

@@ -8,7 +8,7 @@ import typer
 
 import sqlimage
 
-from .arguments import JsonOption, UserOption
+from .arguments import ImageFile, JsonOption, UserOption
 from .keys import new_passphrase
 from .output import print_json, print_pairs, print_table
 
@@ -19,7 +19,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-ImageFile = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.", show_default=False)]
 SlotNumber = Annotated[int, typer.Argument(metavar="SLOT", help="As `key list` numbers them.", show_default=False)]
 NewPassphraseFile = Annotated[str | None, typer.Option(metavar="FILE", help="The new passphrase is in this file.")]
 NewPassphraseFd = Annotated[

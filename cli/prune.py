@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption, MessageOption, UserOption
+from .arguments import ImageFile, JsonOption, MessageOption, UserOption
 from .output import message as say
 from .output import print_json, print_pairs
 
@@ -17,7 +17,7 @@ EXAMPLE = "sqlimage prune laptop.sqlimage 7 failed-update"
 
 
 def command(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")],
+    image: ImageFile,
     versions: Annotated[list[str], typer.Argument(metavar="VERSION...", help="Numbers, labels or UUIDs.")],
     message: MessageOption = None,
     user: UserOption = None,

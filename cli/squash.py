@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption, MessageOption, UserOption
+from .arguments import ImageFile, JsonOption, MessageOption, UserOption
 from .output import UNCOVERED, print_json, print_pairs
 from .output import message as say
 
@@ -17,7 +17,7 @@ EXAMPLE = "sqlimage squash laptop.sqlimage --from 1 --to monday"
 
 
 def command(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")],
+    image: ImageFile,
     from_: Annotated[str, typer.Option("--from", metavar="VERSION", help="The oldest of them.")],
     to: Annotated[str, typer.Option(metavar="VERSION", help="The newest of them, which is left.")],
     message: MessageOption = None,

@@ -202,9 +202,14 @@ CREATE TABLE segment (
   PRIMARY KEY (image, number)
 ) STRICT, WITHOUT ROWID;
 
--- Until all segments are here: where in them each content lies. No index by segment, for whoever needs one reads it all.
+-- Until all segments are here: where in them each content lies, in pieces where it goes over their ends. No index by
+-- segment, for whoever needs one reads it all. `bytes` is what has arrived of a content of which more is to come.
 CREATE TABLE place (
-  data     INTEGER PRIMARY KEY,
+  data     INTEGER NOT NULL,
+  start    INTEGER NOT NULL CHECK (start >= 0),
   segment  INTEGER NOT NULL,
-  "offset" INTEGER NOT NULL CHECK ("offset" >= 0)
+  "offset" INTEGER NOT NULL CHECK ("offset" >= 0),
+  length   INTEGER NOT NULL CHECK (length > 0),
+  bytes    BLOB,
+  PRIMARY KEY (data, start)
 ) STRICT;

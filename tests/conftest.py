@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings
 
 # Every day the same examples, so that what is red was made red by a change; in the slow part others each time.
-settings.register_profile("every-day", derandomize=True)
-settings.register_profile("random", derandomize=False)
+settings.register_profile("every-day", derandomize=True, deadline=None)
+settings.register_profile("random", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "every-day"))
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -27,8 +27,22 @@ if [ -n "$missing" ]; then
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
+    POLICY=/usr/sbin/policy-rc.d hushed=
+    if ! [ -e "$POLICY" ]; then
+        trap 'rm -f "$POLICY"' EXIT
+        hushed=yes
+        printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+        chmod 755 "$POLICY"
+    fi
     # shellcheck disable=SC2086  # a list of words
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    # the tests start the servers among them themselves: none of them is to run as a service, now or after a start
+    if [ -n "$hushed" ]; then rm -f "$POLICY"; trap - EXIT; fi
+    for service in docker-registry lighttpd; do
+        case "$missing " in
+            *" $service "*) systemctl disable --quiet "$service" 2>/dev/null || true ;;
+        esac
+    done
 fi
 
 KERNEL=${SQLIMAGE_TEST_KERNEL:-/var/cache/sqlimage-tests/kernel}

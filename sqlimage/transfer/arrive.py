@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -21,7 +25,10 @@ from sqlimage.transfer import rows
 from sqlimage.transfer.contents import Contents, unpack_contents
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
 
-_STORED = "SELECT id, stored_bytes FROM main.data WHERE id IN (SELECT data FROM main.place)"
+_LONGEST_S = 2.0
+"""How long what was put may wait to be made durable, where it may."""
+_SYNC_FILE_RANGE_WRITE = 2
+_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +88,111 @@ def part_of(where: str, content: bytes | memoryview, expected: Part) -> bytes | 
 def make_image(target: str, first: First) -> None:
     """A new image with all rows but the bytes of contents. It is there at once, or not at all.
 
+    Raises what :class:`Arrival` raises.
+    """
+    with Arrival(target, first) as arrival:
+        arrival.publish()
+
+
+class Arrival:
+    """A new image, until it has its name: all rows but the bytes of contents, and with the whole first ``segment``
+    those that lie in that; more can be taken. Use as a context manager: what is not published is gone when it ends.
+
     Raises :class:`~sqlimage.errors.RefusedError` where ``target`` exists, and
     :class:`~sqlimage.errors.FormatError` for what no image holds.
     """
-    with NewImage(target) as new:
-        database = new.begin_copy()
-        rows.fill(new, database, first.streams, first.rest)
+
+    def __init__(self, target: str, first: First, segment: bytes | memoryview | None = None) -> None:
+        self._first = first
+        found, self._at = first.contents, first.contents.offset.copy()
+        self._at[found.segment == 1] += first.header.data_offset_bytes
+        self._start = found.starts()
+        _, content, pieces = np.unique(found.data, return_inverse=True, return_counts=True)
+        self._is_whole = pieces[content] == 1
+        self.segments = first.listed()
+        self.is_broken = False
+        """Whether it can no longer be published, for something went wrong while it was written."""
+        self._new = NewImage(target)
+        try:
+            self._write(segment)
+        except BaseException:
+            self._new.close()
+            raise
+
+    def _write(self, segment: bytes | memoryview | None) -> None:
+        self._database = database = self._new.begin_copy()
+        first = self._first
+        whole, pieces = self._lying_in(1, memoryview(segment)) if segment is not None else ([], [])
+        rows.fill(self._new, database, first.streams, first.rest, dict(whole))
+        self._new.start_writeback()
         if control.by_uuid(database, first.header.image) is None:
             raise FormatError(f"{first.where}: its streams are of another image than its header says")
-        found, at = first.contents, first.contents.offset.copy()
-        at[found.segment == 1] += first.header.data_offset_bytes
-        segments.write(database, first.listed(), np.stack([found.data, found.segment, at], axis=1).tolist())
-        odd = database.row("SELECT count(*) FROM main.place WHERE data NOT IN (SELECT id FROM main.data)")
-        if odd != (0,):
-            raise FormatError(f"{first.where}: places contents that are not in its data stream")
-        new.make_indexes()
-        with translated(target):  # what anybody sent is looked at as any image of a stranger's is
-            check_identity(target, new.connection)
-        new.publish()
+        found = first.contents
+        table = np.stack([found.data, self._start, found.segment, self._at, found.length], axis=1)
+        segments.write(database, self.segments, table.tolist())
+        odd = segments.contradiction(database)
+        if odd is not None:
+            raise FormatError(f"{first.where}: the places of data {odd} are not those of all its bytes")
+        if segment is not None:
+            self._fill(1, [], pieces)
+
+    def missing(self) -> list[Segment]:
+        """The segments that have not been taken, by number."""
+        return [one for one in self.segments if not one.is_here]
+
+    def take(self, number: int, segment: bytes | memoryview) -> None:
+        """Fill in what lies in a segment that has been compared with its digest."""
+        self._fill(number, *self._lying_in(number, memoryview(segment)))
+        self._new.start_writeback()
+
+    def _fill(self, number: int, whole: Sequence[Whole], pieces: Sequence[Piece]) -> None:
+        self.is_broken = True
+        segments.fill(self._database, whole, pieces, number)
+        self.is_broken = False
+        self.segments[number - 1] = replace(self.segments[number - 1], state=HERE)
+
+    def _lying_in(self, number: int, segment: memoryview) -> tuple[list[Whole], list[Piece]]:
+        found = self._first.contents
+        here = found.segment == number
+        columns = (found.data[here], self._start[here], self._at[here], found.length[here], self._is_whole[here])
+        places = zip(*(column.tolist() for column in columns), strict=True)
+        end = self._first.header.rest.offset_bytes if number == 1 else len(segment)
+        return _sorted_out(f"{self._first.where}: segment {number}", segment[:end], places)
+
+    def publish(self) -> None:
+        """Make it durable and give it its name."""
+        self._new.make_indexes()
+        with translated(self._new.target):  # what anybody sent is looked at as any image of a stranger's is
+            check_identity(self._new.target, self._new.connection)
+        self._new.publish()
+
+    def __enter__(self) -> Arrival:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._new.close()
+
+
+Whole = tuple[int, memoryview]
+"""A content and its bytes."""
+Piece = tuple[int, int, memoryview]
+"""A content, the byte of it that a piece begins with, and the bytes."""
+
+
+def _sorted_out(
+    where: str, segment: memoryview, places: Iterable[tuple[int, int, int, int, bool]]
+) -> tuple[list[Whole], list[Piece]]:
+    """What lies in a segment, by places: content, start, offset, length, and whether that is all of it."""
+    whole: list[Whole] = []
+    pieces: list[Piece] = []
+    for data, start, at, length, is_whole in places:
+        if at < 0 or at + length > len(segment):
+            raise FormatError(f"{where}: data {data} would lie beyond its end")
+        if is_whole:
+            whole.append((data, segment[at : at + length]))
+        else:
+            pieces.append((data, start, segment[at : at + length]))
+    return whole, pieces
 
 
 class Incoming:
@@ -110,27 +204,18 @@ class Incoming:
 
     def __init__(self, path: str, doing: str = "receiving it") -> None:
         self._lock = WriterLock(path, doing)
+        self._fd = -1
+        self._unsettled: list[int] = []
+        self._since = 0.0
         try:
             self.database = Database.open(path, writable=True, structure_only=True, partial=True)
-        except BaseException:
-            self._lock.close()
-            raise
-        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.segments = segments.read(self.database)
-            self._read_places()
+            self._places = segments.places(self.database)
+            self._segment_of = [place[2] for place in self._places]
         except BaseException:
             self.close()
             raise
-
-    def _read_places(self) -> None:
-        stored = np.array(self.database.rows(_STORED), dtype=np.int64).reshape(-1, 2)
-        at = np.array(segments.places(self.database), dtype=np.int64).reshape(-1, 3)
-        rank = np.argsort(stored[:, 0], kind="stable")
-        row = np.searchsorted(stored[rank, 0], at[:, 0]) if len(stored) else np.zeros(0, dtype=np.int64)
-        lengths = stored[rank, 1][row] if len(stored) else np.zeros(0, dtype=np.int64)
-        table = np.column_stack([at, lengths])
-        self._places = table[np.lexsort((table[:, 2], table[:, 1]))]
-        """Content, segment, offset and stored bytes, by segment and place."""
 
     @property
     def identity(self) -> str | None:
@@ -153,33 +238,75 @@ class Incoming:
             return self.segments[0] if read_header(self.database.path, head).vouches_for(view) else None
         return None
 
-    def put(self, number: int, segment: bytes | memoryview) -> None:
-        """Fill in what lies in a segment, in one transaction; when this returns, it survives a power cut.
+    def take(self, number: int, segment: bytes | memoryview) -> None:
+        """Fill in what lies in a segment that has been compared with its digest; durable some seconds later, or when
+        :meth:`settle` has returned."""
+        self.put(number, segment, is_checked=True, may_wait=True)
+
+    def put(
+        self, number: int, segment: bytes | memoryview, *, is_checked: bool = False, may_wait: bool = False
+    ) -> None:
+        """Fill in what lies in a segment, all or nothing; when this returns, it survives a power cut, or where it
+        ``may_wait``, it will when :meth:`settle` has returned, or some seconds later. ``is_checked``: the caller has
+        compared it with its digest.
 
         Raises :class:`~sqlimage.errors.DamagedError`, and writes nothing, where it is not that segment.
         """
         row = self.segments[number - 1]
         view = memoryview(segment)
-        found = self.find(view)
+        found = row if is_checked else self.find(view)
         if found is None or found.number != number or len(view) != row.length_bytes:
             raise DamagedError(f"{self.database.path}: what arrived as segment {number} is not that; it was not used")
         if row.is_here:
             return
-        with self.database.transaction():
-            segments.fill(self.database, self._contents(number, view), number)
-        self.segments[number - 1] = Segment(row.image, number, row.length_bytes, row.digest, HERE)
+        low, high = bisect_left(self._segment_of, number), bisect_right(self._segment_of, number)
+        places = ((one[0], one[1], one[3], one[4], one[4] == one[5]) for one in self._places[low:high])
+        whole, pieces = _sorted_out(f"{self.database.path}: segment {number}", view, places)
+        try:
+            if not self._unsettled:
+                self.database.run("BEGIN IMMEDIATE")
+                self._since = time.monotonic()
+            self._unsettled.append(number)
+            segments.fill(self.database, whole, pieces, number)
+        except BaseException:
+            self._take_back()
+            raise
+        self.segments[number - 1] = replace(row, state=HERE)
+        self._start_writeback()
+        if not may_wait or time.monotonic() - self._since > _LONGEST_S:
+            self.settle()
 
-    def _contents(self, number: int, view: memoryview) -> Iterator[tuple[int, memoryview]]:
-        low, high = np.searchsorted(self._places[:, 1], [number, number + 1])
-        for data, _, at, length in self._places[low:high].tolist():
-            if at < 0 or at + length > len(view):
-                raise FormatError(f"{self.database.path}: data {data} would lie beyond the end of segment {number}")
-            yield data, view[at : at + length]
+    def settle(self) -> None:
+        """Make durable what was put."""
+        if self._unsettled:
+            try:
+                self.database.run("COMMIT")
+            except BaseException:
+                self._take_back()
+                raise
+            self._unsettled.clear()
+
+    def _take_back(self) -> None:
+        if self.database.connection.in_transaction:
+            self.database.run("ROLLBACK")
+        for number in self._unsettled:
+            self.segments[number - 1] = replace(self.segments[number - 1], state=MISSING)
+        self._unsettled.clear()
+
+    def _start_writeback(self) -> None:
+        """Let the kernel write while the next segment is on its way, without waiting for it."""
+        _libc.sync_file_range(self._fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
     def close(self) -> None:
-        if hasattr(self, "database"):
-            self.database.close()
-        self._lock.close()
+        try:
+            if hasattr(self, "segments"):
+                self.settle()
+        finally:
+            if hasattr(self, "database"):
+                self.database.close()
+            if self._fd >= 0:
+                os.close(self._fd)  # not earlier: it would let go of SQLite's locks
+            self._lock.close()
 
     def __enter__(self) -> Incoming:
         return self

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def decode(block: bytes | memoryview) -> tuple[str, list[str], list[tuple[Value,
         raise Malformed("a block of streams cannot be decoded") from None
     try:
         return _decoded(raw)
-    except (ValueError, TypeError, KeyError, struct.error, RecursionError, OverflowError):
+    except (ValueError, TypeError, LookupError, struct.error, RecursionError, OverflowError):
         raise Malformed("a block of streams is not of the form it should be") from None
 
 
@@ -114,6 +114,15 @@ def _cost(values: NDArray[np.int64]) -> float:
 
 
 def _integers_of(part: memoryview, count: int) -> list[int | None]:
+    values, nulls = _numbers_of(part, count)
+    column: list[int | None] = values.tolist()
+    for row in nulls:
+        column[row] = None
+    return column
+
+
+def _numbers_of(part: memoryview, count: int) -> tuple[NDArray[np.int64], list[int]]:
+    """The values, and which of them are NULL."""
     is_stepped, has_null = part[0], part[1]
     at = 2 + (-(-count // 8) if has_null else 0)
     if is_stepped > 1 or has_null > 1 or len(part) != at + 8 * count:
@@ -122,11 +131,10 @@ def _integers_of(part: memoryview, count: int) -> list[int | None]:
     if is_stepped:
         with np.errstate(over="ignore"):
             values = np.cumsum(values, dtype=np.int64)
-    column: list[int | None] = values.tolist()
-    if has_null:
-        for row in np.flatnonzero(np.unpackbits(np.frombuffer(part[2:at], dtype=np.uint8), count=count)).tolist():
-            column[row] = None
-    return column
+    if not has_null:
+        return values, []
+    nulls = np.unpackbits(np.frombuffer(part[2:at], dtype=np.uint8), count=count)
+    return values, np.flatnonzero(nulls).tolist()
 
 
 def _joined(column: Sequence[bytes | None]) -> bytes:
@@ -134,26 +142,43 @@ def _joined(column: Sequence[bytes | None]) -> bytes:
     return b"".join([_SIZE.pack(len(lengths)), lengths, *(value for value in column if value)])
 
 
-def _split(part: memoryview, count: int) -> Iterator[bytes | None]:
+def _split(part: memoryview, count: int) -> tuple[memoryview, list[int], list[int], list[int]]:
+    """What was joined; where each value begins and ends in it; and which of them are NULL."""
     (size,) = _SIZE.unpack_from(part)
     at = _SIZE.size + size
     if at > len(part):
         raise ValueError
-    for length in _integers_of(part[_SIZE.size : at], count):
-        if length is None or not 0 <= length <= len(part) - at + 1:
-            raise ValueError
-        yield None if not length else bytes(part[at : at + length - 1])
-        at += max(0, length - 1)
-    if at != len(part):
+    lengths, nulls = _numbers_of(part[_SIZE.size : at], count)
+    joined = part[at:]
+    if nulls or (count and (lengths.min() < 0 or lengths.max() > len(joined) + 1)):
         raise ValueError
+    ends = np.cumsum(np.maximum(lengths - 1, 0))
+    if (int(ends[-1]) if count else 0) != len(joined):
+        raise ValueError
+    begins = np.concatenate([np.zeros(min(count, 1), dtype=np.int64), ends[:-1]])
+    return joined, begins.tolist(), ends.tolist(), np.flatnonzero(lengths == 0).tolist()
 
 
 def _texts_of(part: memoryview, count: int) -> list[str | None]:
-    return [None if value is None else value.decode() for value in _split(part, count)]
+    joined, begins, ends, nulls = _split(part, count)
+    whole = bytes(joined)
+    texts: list[str | None]
+    if whole.isascii():
+        text = whole.decode()
+        texts = [text[begin:end] for begin, end in zip(begins, ends, strict=True)]
+    else:
+        texts = [whole[begin:end].decode() for begin, end in zip(begins, ends, strict=True)]
+    for row in nulls:
+        texts[row] = None
+    return texts
 
 
 def _blobs_of(part: memoryview, count: int) -> list[bytes | None]:
-    return list(_split(part, count))
+    joined, begins, ends, nulls = _split(part, count)
+    blobs: list[bytes | None] = [bytes(joined[begin:end]) for begin, end in zip(begins, ends, strict=True)]
+    for row in nulls:
+        blobs[row] = None
+    return blobs
 
 
 def _any_of(part: memoryview, count: int) -> list[Value]:

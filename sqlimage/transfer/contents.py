@@ -15,7 +15,8 @@ from sqlimage.transfer.segment import HEADER_BYTES, LARGEST_BYTES, MOST_SEGMENTS
 
 _COUNTS = struct.Struct("<II")
 _SEGMENT = struct.Struct("<32sQ")
-_PLACE_BYTES = 16
+_WIDTHS = (8, 4, 4, 4)
+_PLACE_BYTES = sum(_WIDTHS)
 _MOST_PLACES = 1 << 26
 _LEVEL = 9
 OWN = bytes(32)
@@ -41,7 +42,8 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Where the contents of an image lie, in the order in which a restore or a boot reads them."""
+    """Where the contents of an image lie, in the order in which a restore or a boot reads them. One that goes over the
+    end of a segment lies in several pieces, which follow each other here."""
 
     segments: Sequence[SegmentInfo]
     data: Numbers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -51,10 +53,24 @@ class Contents:
     offset: Numbers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Bytes from the beginning of it; in the first, from where contents begin in that, for what lies before them
     tells of them."""
+    length: Numbers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Bytes of each piece."""
+
+    def places(self) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+        """Content, segment, offset and length of each piece."""
+        return self.data, self.segment, self.offset, self.length
+
+    def starts(self) -> Numbers:
+        """Which byte of its content each piece begins with."""
+        ends = np.cumsum(self.length)
+        begins = ends - self.length
+        is_new = np.ones(len(self.data), dtype=bool)
+        is_new[1:] = self.data[1:] != self.data[:-1]
+        return begins - begins[np.maximum.accumulate(np.where(is_new, np.arange(len(self.data)), 0))]
 
     def pack(self) -> bytes:
-        columns = (self.data.astype("<u8"), self.segment.astype("<u4"), self.offset.astype("<u4"))
-        places = [np.ascontiguousarray(c.view(np.uint8).reshape(len(c), -1).T).tobytes() for c in columns]
+        told = [column.astype(f"<u{width}") for column, width in zip(self.places(), _WIDTHS, strict=True)]
+        places = [np.ascontiguousarray(c.view(np.uint8).reshape(len(c), c.itemsize).T).tobytes() for c in told]
         listed = [_SEGMENT.pack(one.digest, one.length_bytes) for one in self.segments]
         raw = b"".join([_COUNTS.pack(len(self.segments), len(self.data)), *listed, *places])
         return zstandard.ZstdCompressor(level=_LEVEL).compress(raw)
@@ -80,7 +96,7 @@ def unpack_contents(where: str, packed: bytes | memoryview) -> Contents:
             raise ValueError
         listed = [SegmentInfo(*_SEGMENT.unpack_from(raw, _COUNTS.size + n * _SEGMENT.size)) for n in range(segments)]
         columns = []
-        for width in (8, 4, 4):
+        for width in _WIDTHS:
             planes = np.frombuffer(raw, dtype=np.uint8, count=places * width, offset=at).reshape(width, places)
             columns.append(np.ascontiguousarray(planes.T).view(f"<u{width}").reshape(places).astype(np.int64))
             at += places * width
@@ -101,4 +117,6 @@ def _is_possible(contents: Contents) -> bool:
     if not len(contents.data):
         return True
     within = contents.segment.min() >= 1 and contents.segment.max() <= len(contents.segments)
-    return bool(within and contents.data.min() > 0 and len(np.unique(contents.data)) == len(contents.data))
+    follows = 1 + np.count_nonzero(contents.data[1:] != contents.data[:-1])
+    positive = contents.data.min() > 0 and contents.length.min() > 0
+    return bool(within and positive and len(np.unique(contents.data)) == follows)

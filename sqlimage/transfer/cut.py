@@ -58,15 +58,16 @@ def digests(database: Database, plan: Plan, tell: Tell | None = None) -> list[by
 def _copy(database: Database, plan: Plan, number: int, segment: bytearray, at: int) -> None:
     with translated(database.path):
         cursor = database.connection.cursor()
-        for content in plan.cut[number - 1].tolist():
-            expected = plan.stored[content][1]
-            row = cursor.execute(_BYTES, [content]).fetchone()
+        for piece in plan.cut[number - 1]:
+            row = cursor.execute(_BYTES, [piece.data]).fetchone()
             stored = row[0] if row else None
-            if not isinstance(stored, bytes) or len(stored) != expected:
+            if not isinstance(stored, bytes) or len(stored) != plan.stored[piece.data][1]:
                 raise DamagedError(
-                    f"{database.path}: data {content} is not stored as the data stream says",
-                    data=content,
+                    f"{database.path}: data {piece.data} is not stored as the data stream says",
+                    data=piece.data,
                     hint="`sqlimage verify` tells what is damaged",
                 )
-            segment[at : at + expected] = stored
-            at += expected
+            segment[at : at + piece.length] = (
+                stored if piece.length == len(stored) else stored[piece.start : piece.start + piece.length]
+            )
+            at += piece.length

@@ -6,8 +6,6 @@ import os
 import shutil
 from contextlib import suppress
 
-import numpy as np
-
 from sqlimage.errors import FormatError, RefusedError, SqlimageError
 from sqlimage.image import elsewhere
 from sqlimage.streams import segments
@@ -30,10 +28,6 @@ _MOST_HEADS = 32
 _DEEPEST = 120
 _OTHER_PARENTS = (
     "SELECT DISTINCT parent_uuid FROM main.control WHERE parent_uuid NOT IN (SELECT uuid FROM main.control)"
-)
-_STORED = (
-    'SELECT place.data, place.segment, place."offset", data.stored_bytes FROM main.place '
-    "JOIN main.data ON data.id = place.data"
 )
 
 
@@ -73,12 +67,12 @@ def _one(remote: Remote, directory: str, *, with_rest: bool, prefetch: bool) -> 
             os.unlink(path)
     os.makedirs(directory, mode=0o700, exist_ok=True)
     os.utime(directory)
-    early = (0, b"")
+    early = b""
     if not os.path.exists(path):
         first = remote.first(with_rest=with_rest)
         with suppress(RefusedError):  # somebody was faster
             make_image(path, first)
-        early = (0, remote.begins)
+        early = remote.begins
     origin = origin_over(remote.store, remote.name, path, early)
     elsewhere.register(path, origin)
     if prefetch:
@@ -100,15 +94,16 @@ def _parents_of(path: str) -> list[str]:
         return [str(row[0]) for row in database.query(_OTHER_PARENTS)]
 
 
-def origin_over(store: Store, name: str, path: str, early: tuple[int, bytes] = (0, b"")) -> StoreOrigin:
+def origin_over(store: Store, name: str, path: str, early: bytes = b"") -> StoreOrigin:
     """Where the missing contents of the image ``path`` lie, by what it says of its segments itself."""
     with Database.open(path, structure_only=True) as database:
         found = segments.read(database)
-        at = np.array(database.rows(_STORED), dtype=np.int64).reshape(-1, 4)
-    if not found or (len(at) and not (at[:, 1].min() >= 1 and at[:, 1].max() <= len(found))):
-        raise FormatError(f"{path}: places contents in segments that it does not have")
-    if len(at) and (at[:, 2:].min() < 0 or (at[:, 2] + at[:, 3]).max() > 1 << 40):
-        raise FormatError(f"{path}: places contents where no segment has any")
+        at = segments.places(database)
+    for data, _, segment, offset, length, _ in at:
+        if not 1 <= segment <= len(found) or not 0 <= offset <= found[segment - 1].length_bytes - length or length < 1:
+            raise FormatError(f"{path}: places data {data} where no segment has anything")
+    if not found:
+        raise FormatError(f"{path}: never travelled")
     names = [name, *(f"segments/{row.digest.hex()}" for row in found[1:])]
     return StoreOrigin(store, found[0].image, names, at, Kept(), early)
 

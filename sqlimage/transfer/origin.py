@@ -6,10 +6,8 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-import numpy as np
-
 from sqlimage.errors import DeviceError
-from sqlimage.transfer.contents import Numbers
+from sqlimage.streams.segments import Place
 from sqlimage.transfer.kept import Kept
 from sqlimage.transfer.stores.contract import Store
 from sqlimage.units import KIB, MIB
@@ -26,20 +24,24 @@ class StoreOrigin:
         store: Store,
         identity: str,
         names: Sequence[str],
-        places: Numbers,
+        places: Sequence[Place],
         kept: Kept,
-        early: tuple[int, bytes] = (0, b""),
+        early: bytes = b"",
     ) -> None:
-        """``names`` are those of the segments, in order; ``places`` rows of content, segment, offset and stored bytes;
-        ``early`` is what has been fetched of the first segment: where it begins, and the bytes."""
+        """``names`` are those of the segments, in order, and ``places`` what lies in them, by segment and offset;
+        ``early`` is what has been fetched of the first segment: its first bytes."""
         self._store = store
         self._identity = identity
         self._names = list(names)
-        table = places[np.lexsort((places[:, 2], places[:, 1]))] if len(places) else places.reshape(0, 4)
-        self._data, self._segment, self._offset, self._length = (column.tolist() for column in table.T)
-        self._row = {data: row for row, data in enumerate(self._data)}
+        self._places = places
+        self._pieces: dict[int, list[int]] = {}
+        """Of each content its pieces, as rows of the places, in order."""
+        for row, place in enumerate(places):
+            self._pieces.setdefault(place[0], []).append(row)
+        for rows in self._pieces.values():
+            rows.sort(key=lambda row: places[row][1])
         self._kept = kept
-        self._early_at, self._early = early
+        self._early = early
         self._coming: dict[int, Future[bytes]] = {}
         self._lock = threading.Lock()
         self._next_row = -1
@@ -48,25 +50,28 @@ class StoreOrigin:
         self._thread: threading.Thread | None = None
 
     def fetch(self, data: int, length_bytes: int) -> bytes | None:
-        row = self._row.get(data)
-        if row is None:
+        rows = self._pieces.get(data)
+        if rows is None:
             return None
-        if self._length[row] != length_bytes:
+        if sum(self._places[row][4] for row in rows) != length_bytes:
             raise DeviceError(f"data {data}: is not stored there as the image says")
+        pieces = [self._piece(row) for row in rows]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _piece(self, row: int) -> bytes:
         early = self._from_early(row)
         if early is not None:
             return early
-        kept = self._kept.get(self._identity, data)
-        if kept is not None and len(kept) == length_bytes:
+        kept = self._kept.get(self._identity, row)
+        if kept is not None and len(kept) == self._places[row][4]:
             return kept
         return self._fetch(row)
 
     def _from_early(self, row: int) -> bytes | None:
-        low = self._offset[row] - self._early_at
-        high = low + self._length[row]
-        if self._segment[row] != 1 or low < 0 or high > len(self._early):
+        _, _, segment, low, length, _ = self._places[row]
+        if segment != 1 or low + length > len(self._early):
             return None
-        return self._early[low:high]
+        return self._early[low : low + length]
 
     def _fetch(self, row: int) -> bytes:
         with self._lock:
@@ -93,13 +98,12 @@ class StoreOrigin:
     def _end_of(self, row: int, most_bytes: int) -> int:
         """The row before which a range ends that begins with ``row``: it stays within a segment, leaves out what is on
         its way, and has at most so many bytes, unless one content has more."""
+        _, _, segment, begin, *_ = self._places[row]
         at = row + 1
-        while (
-            at < len(self._data)
-            and self._segment[at] == self._segment[row]
-            and at not in self._coming
-            and self._offset[at] + self._length[at] - self._offset[row] <= most_bytes
-        ):
+        while at < len(self._places) and at not in self._coming:
+            _, _, there, offset, length, _ = self._places[at]
+            if there != segment or offset + length - begin > most_bytes:
+                break
             at += 1
         return at
 
@@ -108,20 +112,19 @@ class StoreOrigin:
         problem: BaseException | None = None
         contents: list[tuple[int, bytes]] = []
         try:
-            first, last = rows[0], rows[-1]
-            at = self._offset[first]
-            length = self._offset[last] + self._length[last] - at
-            fetched = self._store.get_range(self._names[self._segment[first] - 1], at, length)
-            if len(fetched) != length:
+            _, _, segment, at, *_ = self._places[rows[0]]
+            _, _, _, last, length, _ = self._places[rows[-1]]
+            fetched = self._store.get_range(self._names[segment - 1], at, last + length - at)
+            if len(fetched) != last + length - at:
                 raise DeviceError(
-                    f"{self._store.where}: segment {self._segment[first]} is shorter than it should be",
+                    f"{self._store.where}: segment {segment} is shorter than it should be",
                     hint="what lies there is damaged",
                 )
             view = memoryview(fetched)
             for row in rows:
-                low = self._offset[row] - at
-                contents.append((row, bytes(view[low : low + self._length[row]])))
-            self._kept.put(self._identity, [(self._data[row], content) for row, content in contents])
+                low, length = self._places[row][3] - at, self._places[row][4]
+                contents.append((row, bytes(view[low : low + length])))
+            self._kept.put(self._identity, contents)
         except BaseException as caught:
             problem = caught
         with self._lock:
@@ -135,7 +138,8 @@ class StoreOrigin:
 
     def forget(self, data: int) -> None:
         self._early = b""
-        self._kept.drop(self._identity, data)
+        for row in self._pieces.get(data, ()):
+            self._kept.drop(self._identity, row)
 
     def prefetch(self) -> None:
         """From now on fetch everything, in the order in which it is read, beside whatever is asked for; as far as there
@@ -146,13 +150,13 @@ class StoreOrigin:
 
     def _prefetch(self) -> None:
         at = 0
-        while at < len(self._data) and not self._stop.is_set():
+        while at < len(self._places) and not self._stop.is_set():
             with self._lock:
-                if at in self._coming or self._kept.has(self._identity, self._data[at]):
+                if at in self._coming or self._kept.has(self._identity, at):
                     at += 1
                     continue
                 rows = range(at, self._end_of(at, _MOST_AHEAD_BYTES))
-                length = sum(self._length[row] for row in rows)
+                length = sum(self._places[row][4] for row in rows)
                 if self._kept.held_bytes() + length > self._kept.limit_bytes:
                     return
                 for each in rows:

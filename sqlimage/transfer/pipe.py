@@ -104,7 +104,7 @@ def receive(source: BinaryIO, path: str, *, progress: Progress | None = None) ->
                     hint=_go_on(incoming),
                 )
             if not row.is_here:
-                incoming.put(row.number, segment)
+                incoming.take(row.number, segment)
                 count += 1
                 received += len(segment)
             if progress:

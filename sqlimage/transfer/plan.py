@@ -13,7 +13,7 @@ from sqlimage.streams import control
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
 from sqlimage.transfer import rows
-from sqlimage.transfer.contents import OWN, Contents, Numbers, SegmentInfo, most_packed_bytes
+from sqlimage.transfer.contents import OWN, Contents, SegmentInfo, most_packed_bytes
 from sqlimage.transfer.order import in_reading_order
 from sqlimage.transfer.segment import (
     HEADER_BYTES,
@@ -35,10 +35,25 @@ stand for the other."""
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """Where a content lies already: a segment that was cut before, and the place in it, bytes from its beginning."""
+    """Where a piece of a content lies already: a segment that was cut before, and the place in it, bytes from its
+    beginning."""
 
     segment: SegmentInfo
     offset_bytes: int
+    length_bytes: int
+
+
+Known = Mapping[Stored, Sequence[Elsewhere]]
+"""The pieces of contents that lie somewhere already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What lies of a content in a segment that is to be cut, in bytes."""
+
+    data: int
+    start: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +64,12 @@ class Plan:
     segment_bytes: int
     streams: bytes
     rest: bytes
-    cut: Sequence[Numbers]
-    """The contents of each segment that is to be cut, by number in the data stream and in order; the first segment is
-    the first of them."""
+    cut: Sequence[Sequence[Piece]]
+    """What lies in each segment that is to be cut, in order; the first segment is the first of them."""
     lengths: Sequence[int]
     """Of each segment that is to be cut, in bytes."""
     stored: Mapping[int, Stored]
-    used: Mapping[int, Elsewhere]
+    used: Mapping[int, Sequence[Elsewhere]]
     """Contents that lie in segments which were cut before."""
     data_offset_bytes: int
     """Where in the first segment contents begin, at the latest."""
@@ -63,6 +77,10 @@ class Plan:
     @property
     def newest(self) -> Control:
         return self.versions[-1]
+
+    def used_segments(self) -> list[SegmentInfo]:
+        """The segments that were cut before and are part of the image, each once."""
+        return list(dict.fromkeys(piece.segment for pieces in self.used.values() for piece in pieces))
 
     @property
     def new_bytes(self) -> int:
@@ -74,7 +92,7 @@ class Plan:
         return Header(self.newest.uuid, number, len(self.cut), self.segment_bytes, self.lengths[number - 1])
 
     def first(self, digests: Sequence[bytes]) -> tuple[Header, bytes]:
-        """The header of the first segment, but for the digest of its contents, and what follows it up to where those
+        """The header of the first segment, but for the digest of its contents, and what follows it up to where they
         begin; ``digests`` are those of the segments after it."""
         contents = self._contents(digests).pack()
         streams_at = HEADER_BYTES + len(contents)
@@ -98,20 +116,20 @@ class Plan:
         """Where each content lies, once all digests are known."""
         listed = [SegmentInfo(OWN, self.lengths[0])]
         listed += [SegmentInfo(digest, length) for digest, length in zip(digests, self.lengths[1:], strict=True)]
-        places: list[tuple[int, int, int]] = []
+        listed += self.used_segments()
+        places: list[tuple[int, int, int, int]] = []
         for number, cut in enumerate(self.cut, 1):
             at = 0 if number == 1 else HEADER_BYTES
-            for content in cut.tolist():
-                places.append((content, number, at))
-                at += self.stored[content][1]
-        known = {one.digest: number for number, one in enumerate(listed, 1)}
-        for content, elsewhere in self.used.items():
-            if elsewhere.segment.digest not in known:
-                listed.append(elsewhere.segment)
-                known[elsewhere.segment.digest] = len(listed)
-            places.append((content, known[elsewhere.segment.digest], elsewhere.offset_bytes))
-        table = np.array(places, dtype=np.int64).reshape(-1, 3)
-        return Contents(listed, table[:, 0], table[:, 1], table[:, 2])
+            for piece in cut:
+                places.append((piece.data, number, at, piece.length))
+                at += piece.length
+        number_of = {one.digest: number for number, one in enumerate(listed, 1)}
+        places += [
+            (content, number_of[piece.segment.digest], piece.offset_bytes, piece.length_bytes)
+            for content, pieces in self.used.items()
+            for piece in pieces
+        ]
+        return Contents(listed, *np.array(places, dtype=np.int64).reshape(-1, 4).T)
 
 
 def _part(offset_bytes: int, content: bytes) -> Part:
@@ -160,7 +178,7 @@ def make_plan(
     database: Database,
     versions: Sequence[Control],
     segment_bytes: int,
-    known: Mapping[Stored, Elsewhere] | None = None,
+    known: Known | None = None,
 ) -> Plan:
     """Plan the segments of some versions of a file. What ``known`` holds is not cut again.
 
@@ -177,15 +195,15 @@ def make_plan(
     used = {n: known[stored[n]] for n in order.tolist() if stored[n] in known} if known else {}
     to_cut = [number for number in order.tolist() if number not in used]
     total = sum(stored[number][1] for number in to_cut)
-    most_segments = (
-        2 + 2 * (total // most_contents_bytes(segment_bytes)) + len({one.segment.digest for one in used.values()})
-    )
-    data_at = HEADER_BYTES + most_packed_bytes(most_segments, len(order)) + len(streams)
-    needed = max(data_at + len(rest), HEADER_BYTES + max((stored[n][1] for n in to_cut), default=0))
-    if needed > segment_bytes or most_segments > MOST_SEGMENTS:
+    pieces_used = [piece for pieces in used.values() for piece in pieces]
+    most_segments = 2 + total // most_contents_bytes(segment_bytes) + len({one.segment for one in pieces_used})
+    most_pieces = len(to_cut) + most_segments + len(pieces_used)
+    data_at = HEADER_BYTES + most_packed_bytes(most_segments, most_pieces) + len(streams)
+    if data_at + len(rest) > segment_bytes or most_segments > MOST_SEGMENTS:
+        needed = max(data_at + len(rest), 2 * total // MOST_SEGMENTS)
         raise UsageError(
-            f"{database.path}: segments of {format_size(segment_bytes)} are too short for it",
-            hint=f"choose at least {format_size(max(needed, total // MOST_SEGMENTS * 4))}",
+            f"{database.path}: segments of {format_size(segment_bytes)} are too short, for the first holds all streams",
+            hint=f"choose at least {format_size(needed + needed // 8)}",
         )
     cut, lengths = _cut(to_cut, stored, segment_bytes, data_at, len(rest))
     return Plan(versions, segment_bytes, streams, rest, cut, lengths, stored, used, data_at)
@@ -193,18 +211,19 @@ def make_plan(
 
 def _cut(
     order: Sequence[int], stored: Mapping[int, Stored], segment_bytes: int, data_at: int, rest_bytes: int
-) -> tuple[list[Numbers], list[int]]:
-    """Which contents lie in which segment, and how long each is: all but the last as long as was chosen."""
-    cut: list[list[int]] = [[]]
+) -> tuple[list[list[Piece]], list[int]]:
+    """What lies in which segment, and how long each is: all but the last as long as was chosen."""
+    cut: list[list[Piece]] = [[]]
     free = segment_bytes - data_at - rest_bytes
     for number in order:
-        length = stored[number][1]
-        if length > free:
-            cut.append([])
-            free = most_contents_bytes(segment_bytes)
-        cut[-1].append(number)
-        free -= length
+        start, end = 0, stored[number][1]
+        while start < end:
+            if not free:
+                cut.append([])
+                free = most_contents_bytes(segment_bytes)
+            length = min(end - start, free)
+            cut[-1].append(Piece(number, start, length))
+            start, free = start + length, free - length
     lengths = [segment_bytes] * len(cut)
-    last = sum(stored[number][1] for number in cut[-1])
-    lengths[-1] = data_at + last + rest_bytes if len(cut) == 1 else HEADER_BYTES + last
-    return [np.array(one, dtype=np.int64) for one in cut], lengths
+    lengths[-1] -= free
+    return cut, lengths

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,15 +15,15 @@ from sqlimage.streams import control
 from sqlimage.streams.database import Database
 from sqlimage.streams.segments import Segment
 from sqlimage.transfer import places
-from sqlimage.transfer.arrive import First, Incoming, check_is_this, make_image
+from sqlimage.transfer.arrive import Arrival, First, Incoming, check_is_this
 from sqlimage.transfer.push import pointer
 from sqlimage.transfer.remote import Remote, look
-from sqlimage.transfer.stores.contract import Store
+from sqlimage.transfer.stores.contract import SEGMENTS, Store
 from sqlimage.units import Progress
 
-_AT_ONCE = 2
-"""Segments in memory: one that is written, and one that is fetched meanwhile."""
 _SUFFIX = ".sqlimage"
+_SOON_S = 2.0
+"""How long a new image may wait for its name; what comes until then is written faster than it could be later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +55,28 @@ def pull(
     """Fetch an image into a new file, or go on with one that an earlier pull has begun.
 
     The file is there, and can be read in part, once the first segment has come; each segment counts when it has been
-    compared with its digest and is on the disk. ``parents`` that are nowhere to be found come from the same store, into
-    the same directory. ``url`` is remembered until the image is whole.
+    compared with its digest and is on the disk. What ``store`` gives MUST have been compared, as by
+    :class:`~sqlimage.transfer.stores.wrappers.Checked`. ``parents`` that are nowhere to be found come from the same
+    store, into the same directory. ``url`` is remembered until the image is whole.
 
     Raises :class:`~sqlimage.errors.NotFoundError` where segments are not in the store, after all others have been
     fetched; :class:`~sqlimage.errors.RefusedError` where the file is another image.
     """
     path = os.path.realpath(path)
     remote = look(store, name)
-    segment = None
-    if not os.path.lexists(path):
-        if url is not None:
-            places.remember_origin(remote.identity, url)
-        segment = remote.whole_first()
-        make_image(path, First.from_segment(remote.where, segment))
-    with Incoming(path, "pulling it") as incoming:
-        is_ours = url is not None and places.origin_of(incoming.identity or "") == url
-        if not (is_ours and incoming.missing() and incoming.segments[0].is_here):
-            # Else the name stands for another image by now; but the segments of this one are still where they were.
-            check_is_this(path, incoming, remote.identity, remote.where)
-        fetching = Fetching(incoming, lambda row: _get(remote, row), progress)
-        if segment is not None:
-            fetching.take(incoming.segments[0], segment)
-            segment = None
-        absent = fetching.run()
-        identity = incoming.identity or ""
+    with Fetching(remote, progress) as fetching:
+        if not os.path.lexists(path):
+            if url is not None:
+                places.remember_origin(remote.identity, url)
+            _begin(remote, path, fetching)
+        with Incoming(path, "pulling it") as incoming:
+            is_ours = url is not None and places.origin_of(incoming.identity or "") == url
+            if not (is_ours and incoming.missing() and incoming.segments[0].is_here):
+                # Else the name stands for another image by now; but the segments of this one are where they were.
+                check_is_this(path, incoming, remote.identity, remote.where)
+            absent = fetching.run(incoming)
+            incoming.settle()
+            identity = incoming.identity or ""
     above = _pull_parents(store, path, search) if parents else ()
     if absent:
         numbers = ", ".join(str(row.number) for row in absent[:10])
@@ -101,58 +99,82 @@ def pull(
     )
 
 
-def _get(remote: Remote, row: Segment) -> bytes:
-    if row.number == 1:
-        return remote.whole_first()
-    return remote.store.get(f"segments/{row.digest.hex()}", row.length_bytes)
+def _begin(remote: Remote, path: str, fetching: Fetching) -> None:
+    """The image with what the first segment holds, and what else comes very soon; whatever ends it, what came stays."""
+    segment: bytes | None = remote.whole_first()
+    assert segment is not None
+    first = First.from_segment(remote.where, segment)
+    fetching.expect(first.listed()[1:])
+    with Arrival(path, first, segment) as arrival:
+        fetching.count(len(segment))
+        segment = None
+        try:
+            fetching.run(arrival, seconds=_SOON_S)
+        finally:
+            if not arrival.is_broken:
+                arrival.publish()
 
 
 class Fetching:
-    """The missing segments of an image, fetched in order, one ahead of the one that is written."""
+    """The missing segments of an image, fetched in order: one, while the one before it is written. Use as a context
+    manager."""
 
-    def __init__(self, incoming: Incoming, get: Callable[[Segment], bytes], progress: Progress | None) -> None:
-        self._incoming = incoming
-        self._get = get
+    def __init__(self, remote: Remote, progress: Progress | None) -> None:
+        self._remote = remote
         self._progress = progress
-        self._total = sum(row.length_bytes for row in incoming.segments)
-        self.fetched_segments = self.fetched_bytes = 0
-        self.here_bytes = sum(row.length_bytes for row in incoming.segments if row.is_here)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pull")
+        self._coming: dict[int, Future[bytes]] = {}
+        self.fetched_segments = self.fetched_bytes = self.here_bytes = 0
 
-    def run(self) -> list[Segment]:
-        """Fetch what is missing; what is not there, either."""
+    def expect(self, rows: Sequence[Segment]) -> None:
+        """Begin to fetch the first of them."""
+        for row in rows[:1]:
+            if row.number not in self._coming:
+                self._coming[row.number] = self._pool.submit(self._get, row)
+
+    def run(self, target: Arrival | Incoming, seconds: float = math.inf) -> list[Segment]:
+        """Fetch what is missing, for so long; what is not there, either."""
+        total = sum(row.length_bytes for row in target.segments)
+        self.here_bytes = sum(row.length_bytes for row in target.segments if row.is_here) - self.fetched_bytes
         absent: list[Segment] = []
-        pool = ThreadPoolExecutor(1, thread_name_prefix="pull")
-        window: deque[tuple[Segment, Future[bytes]]] = deque()
-        self._tell()
-        try:
-            for row in self._incoming.missing():
-                window.append((row, pool.submit(self._get, row)))
-                if len(window) >= _AT_ONCE:
-                    self._take(*window.popleft(), absent)
-            while window:
-                self._take(*window.popleft(), absent)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        missing = target.missing()
+        end = time.monotonic() + seconds
+        self._tell(total)
+        for at, row in enumerate(missing):
+            if time.monotonic() > end:
+                break
+            self.expect(missing[at:])
+            try:
+                segment = self._coming.pop(row.number).result()
+            except NotFoundError:
+                absent.append(row)
+                continue
+            self.expect(missing[at + 1 :])
+            target.take(row.number, segment)
+            self.count(len(segment))
+            del segment
+            self._tell(total)
         return absent
 
-    def _take(self, row: Segment, future: Future[bytes], absent: list[Segment]) -> None:
-        try:
-            segment = future.result()
-        except NotFoundError:
-            absent.append(row)
-            return
-        self.take(row, segment)
-
-    def take(self, row: Segment, segment: bytes) -> None:
-        """A segment that came."""
-        self._incoming.put(row.number, segment)
+    def count(self, length_bytes: int) -> None:
+        """A segment came."""
         self.fetched_segments += 1
-        self.fetched_bytes += len(segment)
-        self._tell()
+        self.fetched_bytes += length_bytes
 
-    def _tell(self) -> None:
+    def _get(self, row: Segment) -> bytes:
+        if row.number == 1:
+            return self._remote.whole_first()
+        return self._remote.store.get(f"{SEGMENTS}{row.digest.hex()}", row.length_bytes)
+
+    def _tell(self, total: int) -> None:
         if self._progress:
-            self._progress(self.here_bytes + self.fetched_bytes, self._total)
+            self._progress(self.here_bytes + self.fetched_bytes, total)
+
+    def __enter__(self) -> Fetching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _pull_parents(store: Store, path: str, search: Sequence[str]) -> tuple[PullReport, ...]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from sqlimage.errors import FormatError, NotFoundError, RefusedError
 from sqlimage.image.chunks import Connections
 from sqlimage.image.lineage import resolve
@@ -18,9 +20,9 @@ from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
 from sqlimage.transfer import columns
 from sqlimage.transfer.arrive import First
-from sqlimage.transfer.contents import SegmentInfo
+from sqlimage.transfer.contents import OWN, SegmentInfo
 from sqlimage.transfer.cut import cut, cut_first, digest
-from sqlimage.transfer.plan import Elsewhere, Plan, Stored, chosen, make_plan
+from sqlimage.transfer.plan import Elsewhere, Known, Plan, Stored, chosen, make_plan
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.rows import split
 from sqlimage.transfer.segment import HEADER_BYTES, USUAL_BYTES
@@ -131,7 +133,7 @@ class _There:
 
     remote: Remote
     uuids: frozenset[str]
-    known: Mapping[Stored, Elsewhere]
+    known: Known
     segments: int
     segments_bytes: int
 
@@ -162,18 +164,19 @@ def _what_is_there(store: Store, name: str) -> _There | None:
     return _There(remote, frozenset(uuids), _known(remote, first, stored), len(listed), length)
 
 
-def _known(remote: Remote, first: First, stored: Mapping[int, Stored]) -> dict[Stored, Elsewhere]:
+def _known(remote: Remote, first: First, stored: Mapping[int, Stored]) -> Known:
     """Where the contents of an image lie that is in the store, for as far as they can be referred to."""
     listed = list(first.contents.segments)
     own = _digest_of_first(remote)
     if own is not None:
         listed[0] = SegmentInfo(own, remote.header.length_bytes)
-    known: dict[Stored, Elsewhere] = {}
-    found = first.contents
-    for data, number, at in zip(found.data.tolist(), found.segment.tolist(), found.offset.tolist(), strict=True):
-        if data in stored and (number > 1 or own is not None):
+    known: dict[Stored, list[Elsewhere]] = {}
+    for data, number, at, length in np.stack(first.contents.places(), axis=1).tolist():
+        if data in stored:
             offset = at if number > 1 else at + remote.header.data_offset_bytes
-            known[stored[data]] = Elsewhere(listed[number - 1], offset)
+            known.setdefault(stored[data], []).append(Elsewhere(listed[number - 1], offset, length))
+    if own is None:
+        return {name: pieces for name, pieces in known.items() if all(one.segment.digest != OWN for one in pieces)}
     return known
 
 
@@ -233,7 +236,7 @@ class _Sending:
         segment = cut_first(self._database, plan, sent)
         self._first = digest(segment).hex()
         self._count(self._put(SEGMENTS + self._first, segment), len(segment))
-        others = {one.segment.name for one in plan.used.values()}
+        others = {one.name for one in plan.used_segments()}
         keep = [SEGMENTS + one.hex() for one in sent] + sorted(others)
         self._store.publish(name, SEGMENTS + self._first, keep)
         return hashlib.sha256(segment[:HEADER_BYTES]).hexdigest(), 1 + len(sent) + len(others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from sqlimage.errors import FormatError
@@ -17,7 +17,8 @@ from sqlimage.transfer import columns
 from sqlimage.transfer.columns import MOST_ROWS, Value
 from sqlimage.units import MIB
 
-_FILE, _AUDIT, _DIGEST, _SIGNATURE = "file", "audit", "digest", "signature"
+_FILE, _DATA, _AUDIT, _SIGNATURE = "file", "data", "audit", "signature"
+_DIGEST, _BYTES = "digest", "bytes"
 _KEYS = {
     "format": "name",
     "feature": "name",
@@ -64,7 +65,7 @@ def _blocks(database: Database, versions: Sequence[int], is_rest: bool) -> Itera
     for table in _KEYS:
         if table == _AUDIT or (table == _SIGNATURE and not signature.is_there(database)):
             continue
-        left_out = {_FILE: _DIGEST, "data": "bytes"}.get(table)
+        left_out = {_FILE: _DIGEST, _DATA: _BYTES}.get(table)
         yield from _table(database, versions, table, [one for one in names_of(database, table) if one != left_out])
 
 
@@ -104,24 +105,31 @@ def _chosen(table: str, versions: Sequence[int]) -> str:
     return "TRUE"
 
 
-def fill(new: NewImage, database: Database, streams: bytes | memoryview, rest: bytes | memoryview | None) -> None:
+def fill(
+    new: NewImage,
+    database: Database,
+    streams: bytes | memoryview,
+    rest: bytes | memoryview | None,
+    contents: Mapping[int, memoryview],
+) -> None:
     """Write the rows into a new image, inside its transaction. Without ``rest`` files have no digests there, and the
-    trail is empty.
+    trail is empty. ``contents`` are the bytes that are here already, by number in the data stream.
 
     Raises :class:`~sqlimage.errors.FormatError` for rows that no image has.
     """
-    digests = _Digests(split(rest) if rest is not None else iter(()))
+    digests = _Digests(split(rest)) if rest is not None else None
     for block in split(streams):
         table, names, rows = columns.decode(block)
-        _put(
-            database,
-            table,
-            names,
-            digests.added(rows) if table == _FILE and rest is not None else rows,
-            [*names, _DIGEST] if table == _FILE and rest is not None else names,
-        )
-    for table, names, rows in digests.others():
-        _put(database, table, names, rows, names)
+        if table == _FILE and digests is not None:
+            names, rows = [*names, _DIGEST], digests.added(rows)
+        elif table == _DATA and "id" in names:
+            number = names.index("id")
+            with_bytes = [(*row, contents.get(row[number])) for row in rows]  # type: ignore[arg-type]  # else it has none
+            _put(database, table, [*names, _BYTES], with_bytes)
+            continue
+        _put(database, table, names, rows)
+    for table, names, rows in digests.others() if digests is not None else ():
+        _put(database, table, names, rows)
 
 
 class _Digests:
@@ -168,13 +176,13 @@ def split(packed: bytes | memoryview) -> Iterator[memoryview]:
         at += length
 
 
-def _put(database: Database, table: str, given: list[str], rows: list[tuple[Value, ...]], names: list[str]) -> None:
+def _put(database: Database, table: str, names: list[str], rows: Sequence[Sequence[object]]) -> None:
     if table not in _KEYS:
         raise FormatError(f"there are rows of a table {table!r}, which no image has")
     if table == _SIGNATURE and not signature.is_there(database):
         database.run(schema.signature_sql())
     known = names_of(database, table)
     if len(set(names)) != len(names) or not set(names) <= set(known):
-        raise FormatError(f"the rows of {table!r} have columns that the table has not: {json.dumps(given)[:200]}")
+        raise FormatError(f"the rows of {table!r} have columns that the table has not: {json.dumps(names)[:200]}")
     shown = ", ".join(f'"{name}"' for name in names)
     database.insert(f"main.{table} ({shown})", rows)

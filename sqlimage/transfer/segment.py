@@ -13,7 +13,7 @@ from sqlimage.errors import FormatError
 from sqlimage.units import GIB, MIB
 
 HEADER_BYTES = 256
-SMALLEST_BYTES, LARGEST_BYTES, USUAL_BYTES = 64 << 10, GIB, 64 * MIB
+SMALLEST_BYTES, LARGEST_BYTES, USUAL_BYTES = 4 << 10, GIB, 64 * MIB
 """Of segments, in bytes: what may be chosen, and what is where nothing is."""
 MOST_SEGMENTS = 1 << 20
 _MAGIC = b"sqlimage segment"

@@ -19,7 +19,8 @@ _SIZES = """
 WITH used AS MATERIALIZED (SELECT DISTINCT version, data FROM cluster_map WHERE data IS NOT NULL),
      counted AS MATERIALIZED (
        SELECT used.data AS data, count(*) AS versions,
-              (SELECT CASE WHEN bytes IS NULL THEN -stored_bytes ELSE stored_bytes END
+              (SELECT CASE WHEN bytes IS NULL AND id NOT IN (SELECT data FROM place)
+                           THEN -stored_bytes ELSE stored_bytes END
                FROM data WHERE data.id = used.data) AS size
        FROM used GROUP BY used.data)
 SELECT used.version,

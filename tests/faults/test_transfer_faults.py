@@ -7,7 +7,6 @@ import errno
 import functools
 import hashlib
 import io
-import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from sqlimage.transfer.pull import pull
 from sqlimage.transfer.segment import HEADER_BYTES, read_header
 from sqlimage.transfer.stores.contract import SEGMENTS
 from sqlimage.transfer.stores.memory import MemoryStore
-from sqlimage.units import Progress
 from tests.faults.calls import Kind
 from tests.faults.events import History
 from tests.faults.failing import SHORT, every_fault
@@ -79,27 +77,18 @@ def arrive(place: Path, parts: list[bytes], trace: Trace, *, is_synced: bool = T
                 trace.mark(n + 1)
 
 
-def whole_by(parts: list[bytes], trace: Trace) -> Progress:
-    """What marks how many segments a command says are here."""
-    ends = [*itertools.accumulate(len(part) for part in parts)]
-
-    def progress(done: int, _total: int) -> None:
-        if done:
-            trace.mark(ends.index(done) + 1)
-
-    return progress
-
-
 def arrive_by_pull(place: Path, parts: list[bytes], trace: Trace) -> None:
     store = MemoryStore()
     for part in parts:
         store.put(SEGMENTS + hashlib.sha256(part).hexdigest(), part)
     store.publish(NAME, SEGMENTS + hashlib.sha256(parts[0]).hexdigest())
-    pull(store, NAME, str(place / NAME), progress=whole_by(parts, trace))
+    pull(store, NAME, str(place / NAME))
+    trace.mark(len(parts))
 
 
 def arrive_by_pipe(place: Path, parts: list[bytes], trace: Trace) -> None:
-    receive(io.BytesIO(b"".join(parts)), str(place / NAME), progress=whole_by(parts, trace))
+    receive(io.BytesIO(b"".join(parts)), str(place / NAME))
+    trace.mark(len(parts))
 
 
 WAYS: dict[str, Callable[[Path, list[bytes], Trace], None]] = {

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _START_S = 60
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 ACCESS_KEY, SECRET_KEY = "a-test-key", "a-test-secret"
 BUCKET = "images"
 
@@ -58,9 +59,8 @@ def running(command: list[str], log: Path, probe: str, environment: Mapping[str,
 
 
 def _answers(url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        opener.open(url, timeout=5).close()
+        _OPENER.open(url, timeout=5).close()
     except urllib.error.HTTPError as answer:
         return answer.code < 500
     except OSError:
@@ -114,21 +114,28 @@ def s3_server(directory: Path, ports: Sequence[int] = ()) -> Iterator[tuple[str,
         "AWS_ENDPOINT_URL": endpoint,
     }
     with running(command, directory / "weed.log", endpoint):
+        _warm(f"http://127.0.0.1:{ports[names.index('filer.port')]}/buckets/{BUCKET}/first")
         yield endpoint, environment
 
 
+def _warm(url: str) -> None:
+    """Have the bucket and its first volumes made, which takes seconds, before anybody's first object waits for it."""
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            for method in ("PUT", "DELETE"):
+                _OPENER.open(urllib.request.Request(url, b"x" if method == "PUT" else None, method=method), timeout=30)
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
 @contextlib.contextmanager
-def registry_server(
-    directory: Path,
-    *,
-    port: int = 0,
-    htpasswd: str = "",
-    token_realm: str = "",
-    token_certificate: Path | None = None,
-) -> Iterator[str]:
-    """Debian's registry; ``host:port``. With ``htpasswd`` (a line of bcrypt) it wants a password, with ``token_realm``
-    and the certificate that its tokens are signed under, a token of that server. ``port`` is for one that comes back on
-    the same directory after it was killed."""
+def registry_server(directory: Path, *, port: int = 0, htpasswd: str = "") -> Iterator[str]:
+    """Debian's registry; ``host:port``. With ``htpasswd`` (a line of bcrypt) it wants a password. ``port`` is for one
+    that comes back on the same directory after it was killed."""
     directory.mkdir(parents=True, exist_ok=True)
     port = port or free_ports(1)[0]
     lines = [
@@ -140,9 +147,6 @@ def registry_server(
     if htpasswd:
         (directory / "htpasswd").write_text(htpasswd + "\n")
         lines.append(f"auth: {{htpasswd: {{realm: tests, path: {directory}/htpasswd}}}}")
-    if token_realm:
-        token = f"realm: '{token_realm}', service: tests, issuer: tests, rootcertbundle: {token_certificate}"
-        lines.append(f"auth: {{token: {{{token}}}}}")
     (directory / "config.yml").write_text("\n".join(lines) + "\n")
     command = [program("docker-registry"), "serve", str(directory / "config.yml")]
     with running(command, directory / "registry.log", f"http://127.0.0.1:{port}/v2/", {"OTEL_TRACES_EXPORTER": "none"}):

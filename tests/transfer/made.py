@@ -80,7 +80,8 @@ def check_partial(image: Path) -> None:
         assert database.row("PRAGMA integrity_check") == ("ok",)
         states = {one.number: one.is_here for one in read(database)}
         for number, has_bytes in database.rows(
-            "SELECT place.segment, data.bytes IS NOT NULL FROM main.place JOIN main.data ON data.id = place.data"
+            "SELECT place.segment, data.bytes IS NOT NULL OR place.bytes IS NOT NULL "
+            "FROM main.place JOIN main.data ON data.id = place.data"
         ):
             assert has_bytes == states[number], number
         for digest, flags, content in database.rows("SELECT digest, flags, bytes FROM main.data"):

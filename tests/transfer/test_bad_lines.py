@@ -18,7 +18,7 @@ from sqlimage.transfer.stores.cloud import CloudStore
 from sqlimage.transfer.stores.contract import Store
 from sqlimage.transfer.stores.registry import RegistryStore
 from tests.images import run_tool
-from tests.make.cutting import Cut, Line, cutting
+from tests.make.breaking import Cut, Line, cutting
 from tests.make.servers import BUCKET, registry_server, s3_server, web_server
 from tests.transfer.made import (
     NAME,

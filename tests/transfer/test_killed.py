@@ -9,9 +9,11 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +46,8 @@ EVERY_DAY = 4
 """Kills of each of the five commands."""
 LONG = 100
 MOST = 60
+BYTES_PER_S = 3 << 20
+LIMIT = ("--limit", "3MiB")
 
 
 @dataclass
@@ -104,6 +108,8 @@ class Journey:
     """Whether something was whole by then, and not all."""
     ended: Callable[[str], None]
     stdin: Path | str = os.devnull
+    slowly: tuple[object, ...] = ()
+    """Further words with which it takes seconds: what has just arrived may be lost with the process."""
 
 
 def push(world: World, store: Store, url: str, on_their_way: int) -> Journey:
@@ -170,7 +176,7 @@ def arriving(world: World, work: Path, received: str) -> tuple[Path, Callable[[]
 
 def pull_from_s3(world: World, work: Path) -> Journey:
     image, killed, ended = arriving(world, work, "fetched")
-    return Journey(("pull", f"{world.bucket}/shelf/{NAME}", image, "--json"), killed, ended)
+    return Journey(("pull", f"{world.bucket}/shelf/{NAME}", image, "--json"), killed, ended, slowly=LIMIT)
 
 
 def receive(world: World, work: Path) -> Journey:
@@ -207,7 +213,7 @@ def restore(world: World, work: Path) -> Journey:
         assert not asked & {path for path, _ in world.web.requests}, "what was here is not fetched again"
         assert cached() is None and not [*cache.glob("whole/*")], "what is restored need not be kept"
 
-    return Journey(("restore", f"{world.web.url}/{NAME}", restored, "--json"), killed, ended)
+    return Journey(("restore", f"{world.web.url}/{NAME}", restored, "--json"), killed, ended, slowly=LIMIT)
 
 
 JOURNEYS: dict[str, Callable[[World, Path], Journey]] = {
@@ -217,10 +223,14 @@ JOURNEYS: dict[str, Callable[[World, Path], Journey]] = {
     "receive": receive,
     "restore from a url": restore,
 }
+SLOW = ("pull from s3", "receive", "restore from a url")
+"""Those that may lose what came within the last seconds."""
 
 
 def undisturbed(world: World, name: str, work: Path) -> float:
     """How many seconds it takes."""
+    if name in SLOW:
+        return world.total_bytes / BYTES_PER_S
     work.mkdir()
     journey = JOURNEYS[name](world, work)
     begin = time.monotonic()
@@ -231,18 +241,48 @@ def undisturbed(world: World, name: str, work: Path) -> float:
     return seconds
 
 
+@contextmanager
+def slow_pipe(content: bytes, place: Path) -> Iterator[Path]:
+    """A pipe with a name, out of which the content comes as slowly as over a line."""
+    fifo = place / "fifo"
+    os.mkfifo(fifo)
+
+    def write() -> None:
+        with suppress(OSError), open(fifo, "wb", buffering=0) as out:
+            for at in range(0, len(content), BYTES_PER_S // 20):
+                out.write(content[at : at + BYTES_PER_S // 20])
+                time.sleep(0.05)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield fifo
+    finally:
+        with suppress(OSError):  # one that nobody reads waits for a reader
+            os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+        writer.join()
+        fifo.unlink()
+
+
 def kill(world: World, name: str, work: Path, dice: random.Random) -> bool:
     """Kill it once, sometimes twice, and have it go on; whether that was in the middle."""
     work.mkdir()
     journey = JOURNEYS[name](world, work)
     in_the_middle = False
-    for _ in range(1 + (dice.random() < 0.3)):
-        try:
-            done = run_tool(*journey.words, stdin=journey.stdin, seconds=dice.uniform(0.2, 1.0) * world.seconds[name])
-            assert done.returncode == 0, done.stderr
-            break
-        except subprocess.TimeoutExpired:
-            in_the_middle |= journey.killed()
+    earliest = 0.6 if name in SLOW else 0.2
+    for _ in range(1 + (dice.random() < 0.2)):
+        with ExitStack() as stack:
+            stdin = journey.stdin
+            if name == "receive":
+                stdin = stack.enter_context(slow_pipe(world.stream.read_bytes(), work))
+            seconds = dice.uniform(earliest, 1.0) * world.seconds[name]
+            try:
+                done = run_tool(*journey.words, *journey.slowly, stdin=stdin, seconds=seconds)
+            except subprocess.TimeoutExpired:
+                in_the_middle |= journey.killed()
+                continue
+        assert done.returncode == 0, done.stderr
+        break
     else:
         done = run_tool(*journey.words, stdin=journey.stdin)
         assert done.returncode == 0, (done.stdout, done.stderr)
@@ -253,6 +293,7 @@ def kill(world: World, name: str, work: Path, dice: random.Random) -> bool:
 
 def kill_again_and_again(world: World, name: str, work: Path, times: int, seed: int) -> None:
     """So many times, and more where none was in the middle."""
+    work.mkdir()
     world.seconds[name] = undisturbed(world, name, work / "undisturbed")
     in_the_middle = turn = 0
     while turn < times or (not in_the_middle and turn < MOST):
@@ -269,16 +310,24 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQLIMAGE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("name", JOURNEYS)
-def test_what_was_killed_goes_on_and_ends(world: World, name: str, tmp_path: Path) -> None:
-    kill_again_and_again(world, name, tmp_path, EVERY_DAY, 1)
+@pytest.mark.parametrize("name", [name for name in JOURNEYS if name not in SLOW])
+def test_what_was_killed_while_it_sent_goes_on_and_ends(world: World, name: str, tmp_path: Path) -> None:
+    kill_again_and_again(world, name, tmp_path / "work", EVERY_DAY, 1)
+
+
+def test_what_was_killed_while_it_fetched_goes_on_and_ends(world: World, tmp_path: Path) -> None:
+    """All at once: what they do most is wait."""
+    with ThreadPoolExecutor(len(SLOW)) as pool:
+        running = [pool.submit(kill_again_and_again, world, name, tmp_path / name, EVERY_DAY, 1) for name in SLOW]
+    for each in running:
+        each.result()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", JOURNEYS)
 def test_a_hundred_kills(world: World, name: str, tmp_path: Path) -> None:
-    kill_again_and_again(world, name, tmp_path, LONG, 2)
+    kill_again_and_again(world, name, tmp_path / "work", LONG, 2)
 
 
 def test_receive_tells_from_which_segment_on_to_send(world: World, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from sqlimage.transfer.stores.address import open_store
 from sqlimage.transfer.stores.wrappers import Retrying
 from tests.images import run_tool
-from tests.make.cutting import Line, cutting
+from tests.make.breaking import Line, cutting
 from tests.make.servers import ACCESS_KEY, BUCKET, SECRET_KEY, free_ports, registry_server, s3_server
 from tests.transfer.made import (
     NAME,

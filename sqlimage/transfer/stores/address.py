@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import urllib.parse
 from collections.abc import Sequence
 
 from sqlimage.errors import UsageError
-from sqlimage.transfer.stores import cloud, http, registry
 from sqlimage.transfer.stores.asking import check_image
 from sqlimage.transfer.stores.contract import Store
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_WEB, _CLOUD, _REGISTRY = ("http", "https"), ("s3", "gs", "az"), ("oci", "oci+https", "oci+http")
 _DEFAULT_TAG = "latest"
 _HINT = "write file:///dir/NAME, https://host/dir/NAME, s3://bucket/dir/NAME (gs:, az:) or oci://host/repository:NAME"
 
@@ -36,16 +35,28 @@ def open_store(url: str, *, mount_from: Sequence[str] = ()) -> tuple[Store, str]
         raise UsageError(f"{told!r}: an address of an image has neither ? nor #", hint=_HINT)
     if scheme == "file":
         return _in_directory(url)
-    if scheme in registry.SCHEMES:
+    # each store loads when it is wanted: a command on a local image asks only whether it was given an address
+    if scheme in _REGISTRY:
+        from sqlimage.transfer.stores.registry import RegistryStore
+
         shelf, name = _split_tag(url, told)
-        return registry.RegistryStore(shelf, mount_from), name
-    if scheme not in (*http.SCHEMES, *cloud.SCHEMES):
-        raise UsageError(f"{told!r} is not an address that images can have", hint=_HINT)
-    shelf, name = _split(url, told)
-    return (http.HttpStore(shelf) if scheme in http.SCHEMES else cloud.CloudStore(shelf)), name
+        return RegistryStore(shelf, mount_from), name
+    if scheme in _WEB:
+        from sqlimage.transfer.stores.http import HttpStore
+
+        shelf, name = _split(url, told)
+        return HttpStore(shelf), name
+    if scheme in _CLOUD:
+        from sqlimage.transfer.stores.cloud import CloudStore
+
+        shelf, name = _split(url, told)
+        return CloudStore(shelf), name
+    raise UsageError(f"{told!r} is not an address that images can have", hint=_HINT)
 
 
 def _in_directory(url: str) -> tuple[Store, str]:
+    import urllib.parse
+
     from sqlimage.transfer.stores.directory import DirectoryStore
 
     shelf, name = _split(url, url)

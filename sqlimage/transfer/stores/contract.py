@@ -70,7 +70,8 @@ class Store(Protocol):
     def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
         """Have the name of an image stand for a segment that was put before: from now on reading either gives the same
         bytes. At once: a reader sees what was there before, or this. ``keep`` names the other segments that the image
-        needs: the store MUST NOT clear them away for as long as the name stands for this one."""
+        needs: the store MUST NOT clear them away for as long as the name stands for this one. Raises
+        :class:`~sqlimage.errors.NotFoundError` where the segment is not there."""
         ...
 
     def close(self) -> None: ...

@@ -13,7 +13,7 @@ from sqlimage.transfer.stores.asking import check_part
 from sqlimage.transfer.stores.contract import Bytes, StoreError, check_name
 from sqlimage.transfer.stores.web import Line, basic, check_status, drain, length_told, read, split_userinfo
 
-SCHEMES = ("http", "https")
+_SCHEMES = ("http", "https")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 
 
@@ -27,7 +27,7 @@ class HttpStore:
     def __init__(self, url: str, *, silence_s: float = 60.0) -> None:
         bare, user, password = split_userinfo(url)
         parts = urllib.parse.urlsplit(bare)
-        if parts.scheme not in SCHEMES or not parts.hostname or parts.query or parts.fragment:
+        if parts.scheme not in _SCHEMES or not parts.hostname or parts.query or parts.fragment:
             raise UsageError(f"{bare!r} is not the address of a directory", hint="write https://host/directory")
         self._where = bare.rstrip("/")
         self._headers: dict[str, str] = {}

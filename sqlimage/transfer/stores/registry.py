@@ -6,11 +6,11 @@ name stands for, and whose other layers are the segments that the registry must 
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import hashlib
 import json
 import re
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +21,11 @@ from sqlimage.errors import NotFoundError, RefusedError, UsageError
 from sqlimage.transfer.stores.asking import check_part, check_published, is_name, missing
 from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, StoreError, check_name, digest_in
 from sqlimage.transfer.stores.http import read_part
-from sqlimage.transfer.stores.registry_auth import PUSH, RegistryLine
+from sqlimage.transfer.stores.registry_auth import PUSH, RegistryLine, check_answer, error_words
 from sqlimage.transfer.stores.registry_upload import upload
 from sqlimage.transfer.stores.web import check_status, drain, length_told, read
 from sqlimage.units import MIB
 
-SCHEMES = ("oci", "oci+https", "oci+http")
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 IMAGE_TYPE = "application/vnd.sqlimage.image.v1"
 OBJECT_TYPE = "application/vnd.sqlimage.object.v1"
@@ -85,6 +84,7 @@ class RegistryStore:
         self._mount_from = [repository for repository in mount_from if repository != self._repository]
         self._sleep = sleep
         self._line = RegistryLine(origin, self._repository, self._where, silence_s=silence_s)
+        self._emptying = threading.Lock()
         self._blobs: dict[str, int] = {}
         """Lengths of blobs that are known to be there."""
         self._tags: dict[str, _Layer] = {}
@@ -151,7 +151,7 @@ class RegistryStore:
             with self._line.ask("GET", url, what=self.where) as response:
                 if response.status_code == 404:  # nothing was ever put here
                     return
-                check_status(response, self.where, 200)
+                check_answer(response, self.where, 200)
                 tags = _parse(read(response, self.where, _MOST_MANIFEST_BYTES), self.where).get("tags") or []
                 following = _NEXT.search(response.headers.get("Link", ""))
                 url = str(self._line.url(following[1], str(response.url))) if following else ""
@@ -179,6 +179,10 @@ class RegistryStore:
             with contextlib.suppress(NotFoundError, StoreError):  # there may be none, or none that helps
                 self._fetch(name)
             segments = [segment for segment in segments if f"sha256:{digest_in(segment)}" not in self._blobs]
+        if not segments:
+            return
+        import concurrent.futures
+
         with concurrent.futures.ThreadPoolExecutor(_HEADS_AT_A_TIME) as pool:
             for segment, length in zip(segments, pool.map(self.head, segments), strict=True):
                 if length is None:
@@ -195,8 +199,9 @@ class RegistryStore:
 
     def _tag(self, name: str, artifact_type: str, layers: Sequence[_Layer]) -> None:
         empty = _Layer(f"sha256:{hashlib.sha256(_EMPTY).hexdigest()}", len(_EMPTY))
-        if empty.digest not in self._blobs:
-            self._put_blob(name, empty.digest, _EMPTY)
+        with self._emptying:  # by one thread alone: see below
+            if empty.digest not in self._blobs:
+                self._put_blob(name, empty.digest, _EMPTY)
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
@@ -211,7 +216,14 @@ class RegistryStore:
         url = f"{self._base}/manifests/{_tag_of(name)}"
         headers = {"Content-Type": MANIFEST_TYPE}
         with self._line.ask("PUT", url, what=what, headers=headers, body=content, kind=PUSH) as response:
-            check_status(response, what, 201, 200, 202)
+            if response.status_code in (400, 404):
+                words = error_words(response, what)
+                is_missing = "MANIFEST_BLOB_UNKNOWN" in words
+                if is_missing:  # it was cleared away; or Debian's registry, which writes in place, just writes it anew
+                    self._blobs.clear()
+                told = f"{what}: the registry does not take its manifest ({', '.join(words)})"
+                raise StoreError(told, is_transient=is_missing)
+            check_answer(response, what, 201, 200, 202)
             drain(response)
         self._tags[name] = layers[0]
 
@@ -228,7 +240,7 @@ class RegistryStore:
         what = self._told(name)
         url = f"{self._base}/manifests/{_tag_of(name)}"
         with self._line.ask("GET", url, what=what, headers={"Accept": MANIFEST_TYPE}) as response:
-            check_status(response, what, 200)
+            check_answer(response, what, 200)
             layers = _layers_in(_parse(read(response, what, _MOST_MANIFEST_BYTES), what), what)
         self._blobs.update((layer.digest, layer.size) for layer in layers)
         self._tags[name] = layers[0]

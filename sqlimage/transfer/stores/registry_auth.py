@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PULL, PUSH = "pull", "push"
 _MOST_TOKEN_BYTES = 1 << 20
+_MOST_ERROR_BYTES = 64 << 10
+_MOST_ERRORS = 4
 _MOST_CHALLENGE = 8 << 10
 _DEFAULT_EXPIRY_S = 60
 _MARGIN_S = 5
@@ -44,7 +46,8 @@ class RegistryLine(Line):
 
     def __init__(self, origin: str, repository: str, where: str, *, silence_s: float = 60.0) -> None:
         super().__init__(where, silence_s=silence_s)
-        self._origin = origin
+        self._is_plain = origin.startswith("http://")
+        self._home = _place_of(self.url(origin))
         self._host = origin.partition("://")[2]
         self._repository = repository
         self._lock = threading.Lock()
@@ -63,12 +66,12 @@ class RegistryLine(Line):
         body: Body | None = None,
         kind: str = PULL,
     ) -> Iterator[httpx.Response]:
-        is_home = str(url).startswith(self._origin + "/")
+        is_home = _place_of(self.url(str(url))) == self._home
         shown = self._proof(kind) if is_home else None
         for attempt in range(2):
             with super().ask(method, url, what=what, headers=_with(headers, shown), body=body) as response:
                 # a 401 after a redirection is not this registry's, and gets nothing
-                if response.status_code == 401 and is_home and str(response.url).startswith(self._origin + "/"):
+                if response.status_code == 401 and is_home and _place_of(response.url) == self._home:
                     if attempt == 0:
                         challenge = ", ".join(response.headers.get_list("WWW-Authenticate"))[:_MOST_CHALLENGE]
                         shown = self._renew(kind, shown, challenge, what)
@@ -109,10 +112,10 @@ class RegistryLine(Line):
         """Trade credentials, or nothing, for a token (the token protocol of the distribution registry)."""
         realm = asked.get("realm", "")
         scheme = urllib.parse.urlsplit(realm).scheme
-        if scheme != "https" and not (scheme == "http" and self._origin.startswith("http://")):
+        if scheme != "https" and not (scheme == "http" and self._is_plain):
             raise StoreError(f"{what}: the registry wants credentials to be shown to {scheme or 'no'}://, not https://")
         service, scopes = asked.get("service", ""), asked.get("scope", "").split()
-        told = f"{self._origin}: its token server"
+        told = f"{self._host}: its token server"
         found = self._credentials
         if found and found.identity_token:
             form = {"grant_type": "refresh_token", "refresh_token": found.identity_token, "client_id": "sqlimage"}
@@ -129,6 +132,28 @@ class RegistryLine(Line):
                 raise StoreError(f"{what}: the registry refuses who asks", hint=LOGIN_HINT)
             check_status(response, told, 200)
             return _proof_in(read(response, told, _MOST_TOKEN_BYTES), told)
+
+
+def _place_of(url: httpx.URL) -> tuple[str, str, int | None]:
+    """What must be the same for a proof to be shown: no port and the usual one are."""
+    return url.scheme, url.host, url.port
+
+
+def check_answer(response: httpx.Response, what: str, *expected: int) -> None:
+    """Raise for a status that is not expected, with the registry's own word for it."""
+    if response.status_code not in expected:
+        words = error_words(response, what)
+        check_status(response, what, detail=f"({', '.join(words)})" if words else "")
+
+
+def error_words(response: httpx.Response, what: str) -> list[str]:
+    """What a registry says is wrong, in the words of the specification (``MANIFEST_BLOB_UNKNOWN``, ...)."""
+    try:
+        content: Any = json.loads(read(response, what, _MOST_ERROR_BYTES))
+        told = [error.get("code") for error in content["errors"][:_MOST_ERRORS]]
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    return [word for word in told if isinstance(word, str) and re.fullmatch("[A-Z_]{1,40}", word)]
 
 
 def _with(headers: Mapping[str, str] | None, shown: str | None) -> dict[str, str]:

@@ -14,6 +14,8 @@ from typing import Any
 
 _MOST_BYTES = 1 << 20
 _HELPER_TIMEOUT_S = 120
+_DOCKER_HUB_HOST, _DOCKER_HUB = "registry-1.docker.io", "https://index.docker.io/v1/"
+"""What docker talks to, and what it keeps its credentials under."""
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -84,8 +86,8 @@ def _keys(host: str, repository: str) -> Iterator[str]:
     for scheme in ("https", "http"):
         for ending in ("", "/", "/v1/", "/v2/"):
             yield f"{scheme}://{host}{ending}"
-    if host == "registry-1.docker.io":
-        yield from ("docker.io", "https://index.docker.io/v1/")
+    if host == _DOCKER_HUB_HOST:
+        yield from ("docker.io", _DOCKER_HUB)
 
 
 def _in_entry(entry: dict[str, Any]) -> Credentials | None:
@@ -106,7 +108,7 @@ def _ask_helper(helper: str, host: str) -> Credentials | None:
     try:
         done = subprocess.run(
             [f"docker-credential-{helper}", "get"],
-            input=host.encode(),
+            input=(_DOCKER_HUB if host == _DOCKER_HUB_HOST else host).encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=_HELPER_TIMEOUT_S,

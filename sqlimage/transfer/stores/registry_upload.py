@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from sqlimage.errors import NotFoundError
 from sqlimage.transfer.stores.contract import Bytes, StoreError
-from sqlimage.transfer.stores.registry_auth import PUSH, RegistryLine
-from sqlimage.transfer.stores.web import Body, check_status, drain
+from sqlimage.transfer.stores.registry_auth import PUSH, RegistryLine, check_answer
+from sqlimage.transfer.stores.web import Body, drain
 from sqlimage.units import MIB
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Upload:
     def _begin(self) -> None:
         url = f"{self._base}/blobs/uploads/"
         with self._line.ask("POST", url, what=self._what, headers=_EMPTY, kind=PUSH) as answer:
-            check_status(answer, self._what, 202)
+            check_answer(answer, self._what, 202)
             self._location = self._located(answer)
             self._was_cut = False
             least = answer.headers.get("OCI-Chunk-Min-Length", "")
@@ -132,7 +132,7 @@ class Upload:
         with self._line.ask("PATCH", self._location, what=self._what, headers=headers, body=body, kind=PUSH) as answer:
             if answer.status_code == 416:
                 raise StoreError(f"{self._what}: the registry expects another piece", is_transient=True)
-            check_status(answer, self._what, 202, 201, 204)
+            check_answer(answer, self._what, 202, 201, 204)
             self._location = self._located(answer)
             told = _RANGE.fullmatch(answer.headers.get("Range", ""))
             drain(answer)
@@ -147,7 +147,7 @@ class Upload:
         """How far the upload has come, after it was interrupted."""
         try:
             with self._line.ask("GET", self._location, what=self._what, kind=PUSH) as answer:
-                check_status(answer, self._what, 204, 202, 200)
+                check_answer(answer, self._what, 204, 202, 200)
                 self._location = self._located(answer)
                 told = _RANGE.fullmatch(answer.headers.get("Range", ""))
                 drain(answer)
@@ -175,7 +175,7 @@ class Upload:
                     416,
                 ):  # of what was cut, too much came or too little
                     raise _Lost
-                check_status(answer, self._what, 201, 204)
+                check_answer(answer, self._what, 201, 204)
                 drain(answer)
         except StoreError as problem:
             if not problem.is_transient:

@@ -7,7 +7,6 @@ encoding in which they are kept; a redirection never leads from https to http, a
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -80,6 +79,8 @@ class Line:
             for _ in range(_MOST_REDIRECTIONS + 1):
                 response = self._client.send(request, stream=True)
                 try:
+                    if method == "HEAD" or response.next_request is not None:
+                        drain(response)  # what nobody reads costs its connection
                     if response.next_request is None or method not in ("GET", "HEAD"):
                         yield response
                         return
@@ -162,14 +163,14 @@ def length_told(response: httpx.Response) -> int | None:
     return min(int(told[:20]), 1 << 63) if told.isascii() and told.isdigit() else None
 
 
-def check_status(response: httpx.Response, what: str, *expected: int) -> None:
+def check_status(response: httpx.Response, what: str, *expected: int, detail: str = "") -> None:
     """Raise for a status that is not expected: what it means, and whether asking again may help."""
     status = response.status_code
     if status in expected:
         return
     if status in (404, 410):
         raise NotFoundError(f"{what}: no such object")
-    told = f"{what}: the server answered {status} {_phrase(response)}".rstrip()
+    told = f"{what}: the server answered {status} {_phrase(response)} {detail}".rstrip()
     if status in (401, 403, 407):
         raise StoreError(told, hint=CREDENTIALS_HINT)
     raise StoreError(
@@ -193,6 +194,8 @@ def _retry_after(response: httpx.Response) -> float:
     told = response.headers.get("Retry-After", "").strip()
     if told.isascii() and told.isdigit():
         return min(float(told[:9]), _MOST_RETRY_AFTER_S)
+    import email.utils
+
     try:
         moment = email.utils.parsedate_to_datetime(told).timestamp()
     except (ValueError, OverflowError):

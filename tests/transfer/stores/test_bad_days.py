@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sqlimage.errors import NotFoundError
+from sqlimage.transfer.stores import web
 from sqlimage.transfer.stores.contract import StoreError
 from sqlimage.transfer.stores.http import HttpStore
 from sqlimage.transfer.stores.wrappers import Checked, Retrying
@@ -200,6 +201,17 @@ def test_a_slow_body_is_waited_for(server: Misbehaving, store: Retrying) -> None
     server.faults = [bad.dripping(10, 0.1)]
     assert store.get(_NAME, _MOST) == _CONTENT
     assert len(server.requests) == 1
+
+
+def test_a_line_that_moves_next_to_nothing_counts_as_cut(
+    server: Misbehaving, store: Retrying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(web, "_LEAST_BYTES_PER_S", 1 << 40)
+    server.faults = [bad.dripping(3, 0.1)] * 3
+    with pytest.raises(StoreError, match="more slowly than 1 KiB a second") as raised:
+        HttpStore(server.url).get(_NAME, _MOST)
+    assert raised.value.is_transient
 
 
 def test_a_redirection_is_followed_and_takes_no_password_along(server: Misbehaving) -> None:

@@ -1,0 +1,97 @@
+"""Rows travel by columns: what comes out is what went in, and what anybody sends is looked at."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sqlimage.errors import FormatError
+from sqlimage.transfer import columns
+from sqlimage.transfer.columns import Value
+
+_INTEGERS = st.none() | st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-300, 300)
+_TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_BLOBS = st.none() | st.binary(max_size=40)
+_ANY = _INTEGERS | _TEXTS | _BLOBS | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[tuple[Value, ...]]:
+    kinds = draw(st.lists(st.sampled_from([_INTEGERS, _TEXTS, _BLOBS, _ANY, st.none()]), min_size=1, max_size=6))
+    return draw(st.lists(st.tuples(*kinds), max_size=50))
+
+
+@given(tables())
+def test_rows_come_out_as_they_went_in(rows: list[tuple[Value, ...]]) -> None:
+    names = [f"c{n}" for n in range(len(rows[0]))] if rows else ["c0"]
+    table, found, back = columns.decode(columns.encode("t", names, rows))
+    assert (table, found, back) == ("t", names, rows)
+    assert [[type(value) for value in row] for row in back] == [[type(value) for value in row] for row in rows]
+
+
+def test_the_same_rows_are_the_same_bytes() -> None:
+    rows: list[tuple[Value, ...]] = [(n, f"/a/{n}", bytes([n]), None) for n in range(200)]
+    assert columns.encode("t", list("abcd"), rows) == columns.encode("t", list("abcd"), list(rows))
+
+
+def test_numbers_that_count_up_cost_next_to_nothing() -> None:
+    assert len(columns.encode("t", ["n"], [(n * 8,) for n in range(60_000)])) < 200
+
+
+def test_a_block_takes_a_bounded_number_of_rows() -> None:
+    with pytest.raises(ValueError, match="too many rows"):
+        columns.encode("t", ["n"], [(1,)] * (columns.MOST_ROWS + 1))
+
+
+@given(st.binary(max_size=400), st.data())
+def test_what_was_changed_on_the_way_is_refused_or_is_still_rows(noise: bytes, data: st.DataObject) -> None:
+    """Behind the compression: whatever the bytes, it is rows or one error, at a bounded cost."""
+    block = columns.encode("t", ["a", "b", "c"], [(n, f"{n}", bytes(n)) for n in range(20)])
+    raw = bytearray(zstandard.ZstdDecompressor().decompress(block))
+    for byte in noise[:8]:
+        raw[data.draw(st.integers(0, len(raw) - 1))] = byte
+    try:
+        _, names, rows = columns.decode(zstandard.ZstdCompressor().compress(bytes(raw)))
+    except FormatError:
+        return
+    assert all(len(row) == len(names) for row in rows)
+
+
+def _raw(head: object, body: bytes = b"") -> bytes:
+    return zstandard.ZstdCompressor().compress(json.dumps(head).encode() + b"\n" + body)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        b"no frame",
+        zstandard.ZstdCompressor().compress(b"no line"),
+        _raw([]),
+        _raw({"table": "t", "rows": 1 << 60, "columns": []}),
+        _raw({"table": "t", "rows": -1, "columns": []}),
+        _raw({"table": "t", "rows": True, "columns": []}),
+        _raw({"table": 7, "rows": 0, "columns": []}),
+        _raw({"table": "t", "rows": 1, "columns": [["a", "integer", 1 << 60]]}),
+        _raw({"table": "t", "rows": 1, "columns": [["a", "spell", 0]]}),
+        _raw({"table": "t", "rows": 1, "columns": [["a", "null", 0]]}, b"behind the end"),
+        _raw({"table": "t", "rows": 1, "columns": [["a", "any", 9]]}, b"[[[[[[[[["),
+        _raw({"table": "t", "rows": 1, "columns": [["a", "any", 5]]}, b"[NaN]"),
+        _raw({"table": "t", "rows": 1, "columns": [["a", "any", 24]]}, b"[99999999999999999999999"),
+        _raw({"table": "t", "rows": 2, "columns": [["a", "null", 0], ["b", "any", 3]]}, b"[1]"),
+    ],
+)
+def test_what_is_no_block_is_one_error(block: bytes) -> None:
+    with pytest.raises(FormatError):
+        columns.decode(block)
+
+
+def test_a_block_that_claims_gigabytes_is_refused_before_they_are_there() -> None:
+    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(columns.MOST_BLOCK_BYTES + 1))
+    assert len(bomb) < 1 << 16
+    with pytest.raises(FormatError, match="at most"):
+        columns.decode(bomb)
