@@ -17,15 +17,15 @@ from tests.images import noise, tool
 from tests.make import ext
 
 NAME = "i.sqlimage"
-SEGMENT = "512KiB"
-SEGMENT_BYTES = 512 << 10
+SEGMENT = "256KiB"
+SEGMENT_BYTES = 256 << 10
 FILES, FILE_BYTES = 60, 100_000
 COMPANIONS = ("-edit", "-journal", "-wal", "-shm")
 """What may lie beside an image that is being written."""
 
 
 def make_image(place: Path, seed: object = 0, files: int = FILES) -> Path:
-    """A volume of files that do not compress, captured: two contents to three segments of ``SEGMENT``."""
+    """A volume of files that do not compress, captured, in some 24 segments of ``SEGMENT``."""
     tree = place / "tree"
     tree.mkdir()
     for n in range(files):
