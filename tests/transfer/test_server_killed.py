@@ -17,7 +17,7 @@ import pytest
 
 from sqlimage.transfer.stores.address import open_store
 from sqlimage.transfer.stores.wrappers import Retrying
-from tests.images import run_tool
+from tests.images import run_tool, tool
 from tests.make.breaking import Line, cutting
 from tests.make.servers import ACCESS_KEY, BUCKET, SECRET_KEY, free_ports, registry_server, s3_server
 from tests.transfer.made import (
@@ -149,7 +149,7 @@ def push_and_kill(world: World, server: Server, line: Line, place: str, moved_by
     there = check_store(store, world.content)
     is_there = store.head(NAME) is not None
     assert is_there == (done.returncode == 0)
-    report = json.loads(run_tool(*words).stdout)
+    report = json.loads(tool(*words))
     assert report["there_bytes"] == sum(there.values())
     assert report["sent_bytes"] == world.total_bytes - sum(there.values())
     assert sum(check_store(store, world.content).values()) == world.total_bytes
@@ -167,7 +167,7 @@ def pull_and_kill(world: World, server: Server, line: Line, image: Path, moved_b
     check_partial(image)
     was_here = here_bytes(image)
     assert (was_here == world.total_bytes) == (done.returncode == 0)
-    report = json.loads(run_tool(*words).stdout)
+    report = json.loads(tool(*words))
     assert (report["here_bytes"], report["fetched_bytes"]) == (was_here, world.total_bytes - was_here)
     check_copy(image, world.source)
 
