@@ -45,27 +45,32 @@ class Server:
         """Whether a command that is forked is the same as one that is started."""
         return _read_at_start(os.environ) == self._environment and self._process.poll() is None
 
-    def run(self, program: str, arguments: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
-        """As ``subprocess.run`` with its output captured as text."""
+    def run(
+        self, program: str, arguments: list[str], seconds: float, stdin: str = os.devnull
+    ) -> subprocess.CompletedProcess[str]:
+        """As ``subprocess.run`` with its output captured as text; ``stdin`` is a path. What takes longer is killed, and
+        is gone when :class:`subprocess.TimeoutExpired` is raised."""
         argv = [program, *arguments]
         request = json.dumps([argv, dict(os.environ), os.getcwd()]).encode()
         reply, theirs = socket.socketpair()
         with (
-            open(os.devnull, "rb") as stdin,
+            open(stdin, "rb") as given,
             tempfile.TemporaryFile() as stdout,
             tempfile.TemporaryFile() as stderr,
             reply,
         ):
             with self._lock, theirs:
-                fds = [theirs.fileno(), stdin.fileno(), stdout.fileno(), stderr.fileno()]
+                fds = [theirs.fileno(), given.fileno(), stdout.fileno(), stderr.fileno()]
                 socket.send_fds(self._ours, [_LENGTH.pack(len(request))], fds)
                 self._ours.sendall(request)
+            (pid,) = _LENGTH.unpack(reply.recv(_LENGTH.size))
             reply.settimeout(seconds)
             try:
-                (pid,) = _LENGTH.unpack(reply.recv(_LENGTH.size))
                 (status,) = _LENGTH.unpack(reply.recv(_LENGTH.size))
             except TimeoutError:
                 os.kill(pid, signal.SIGKILL)
+                reply.settimeout(None)
+                reply.recv(_LENGTH.size)
                 raise subprocess.TimeoutExpired(argv, seconds) from None
             said, complained = (_text(file) for file in (stdout, stderr))
         return subprocess.CompletedProcess(argv, os.waitstatus_to_exitcode(status), said, complained)

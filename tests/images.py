@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,14 +73,19 @@ def tool(*arguments: object, code: int = 0) -> str:
     return done.stdout
 
 
-def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_tool(
+    *arguments: object, stdin: str | Path = os.devnull, seconds: float = _SECONDS
+) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, as a user would; all but its start, which costs most of the time of
-    most commands (:mod:`tests.forked`)."""
+    most commands (:mod:`tests.forked`). Killed after ``seconds``, with :class:`subprocess.TimeoutExpired`."""
     program = str(Path(sys.executable).with_name("sqlimage"))
     argv, server = [program, *map(str, arguments)], _server()
     if server.can_run():
-        done = server.run(program, argv[1:], _SECONDS)
+        done = server.run(program, argv[1:], seconds, str(stdin))
     else:
-        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS)
+        with open(stdin, "rb") as given:
+            done = subprocess.run(
+                argv, stdin=given, capture_output=True, text=True, errors="replace", check=False, timeout=seconds
+            )
     assert "Traceback" not in done.stderr, done.stderr
     return done

@@ -14,7 +14,7 @@ genisoimage:genisoimage xorriso:xorriso 7zip:7zz squashfs-tools:mksquashfs borgb
 libhivex-bin:hivexget libwin-hivex-perl:hivexregedit libregf-utils:regfexport chntpw:reged
 udftools:mkudffs cryptsetup-bin:cryptsetup f2fs-tools:mkfs.f2fs erofs-utils:mkfs.erofs nilfs-tools:mkfs.nilfs2
 jfsutils:mkfs.jfs reiserfsprogs:mkreiserfs hfsutils:hformat genromfs:genromfs
-docker-registry:docker-registry lighttpd:lighttpd'
+docker-registry:docker-registry lighttpd:lighttpd iproute2:ip nftables:nft socat:socat'
 missing=
 for pair in $WANTED; do
     command -v "${pair#*:}" >/dev/null || missing="$missing ${pair%%:*}"

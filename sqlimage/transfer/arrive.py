@@ -13,7 +13,7 @@ from types import TracebackType
 
 import numpy as np
 
-from sqlimage.errors import DamagedError, FormatError, RefusedError
+from sqlimage.errors import DamagedError, DeviceError, FormatError, RefusedError
 from sqlimage.streams import control, segments
 from sqlimage.streams.connecting import check_identity
 from sqlimage.streams.database import Database
@@ -195,6 +195,13 @@ def _sorted_out(
     return whole, pieces
 
 
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as problem:
+        raise DeviceError(f"{path}: cannot be opened ({problem.strerror})") from None
+
+
 class Incoming:
     """An image that segments are still missing of, open to be filled. Use as a context manager.
 
@@ -209,7 +216,7 @@ class Incoming:
         self._since = 0.0
         try:
             self.database = Database.open(path, writable=True, structure_only=True, partial=True)
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = _opened(path)
             self.segments = segments.read(self.database)
             self._places = segments.places(self.database)
             self._segment_of = [place[2] for place in self._places]

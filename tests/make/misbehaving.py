@@ -1,4 +1,4 @@
-"""A web server that does on demand what servers and lines do on bad days. One object, one way to misbehave."""
+"""A web server that does on demand what servers and lines do on bad days. One object, or a shelf of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
 class Misbehaving:
-    """Serves ``content`` under every path. ``faults`` are taken one by one, one for each request, before it behaves;
-    ``requests`` is what was asked for: the path, and the headers in small letters."""
+    """Serves ``content`` under every path, or where it is a mapping what it has for the path after ``/shelf/``.
 
-    def __init__(self, content: bytes) -> None:
+    ``faults`` are taken one by one, one for each request, before it behaves; ``requests`` is what was asked for: the
+    path, and the headers in small letters."""
+
+    def __init__(self, content: bytes | Mapping[str, bytes]) -> None:
         self.content = content
         self.faults: list[Callable[[Handler], None]] = []
         self.always: Callable[[Handler], None] | None = None
@@ -35,10 +37,14 @@ class Misbehaving:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: Misbehaving
+    content: bytes
 
     def do_GET(self) -> None:
         self.state.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-        (self.state.next_fault() or behave)(self)
+        shelf = self.state.content
+        found = shelf if isinstance(shelf, bytes) else shelf.get(self.path.removeprefix("/shelf/"))
+        self.content = found or b""
+        (status(404) if found is None else self.state.next_fault() or behave)(self)
 
     do_HEAD = do_GET
 
@@ -51,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         if not told:
             return None
         first, last = told.removeprefix("bytes=").split("-")
-        return int(first), min(int(last) + 1, len(self.state.content))
+        return int(first), min(int(last) + 1, len(self.content))
 
     def begin(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -69,14 +75,14 @@ class Handler(BaseHTTPRequestHandler):
         part = self.asked()
         headers = {"Content-Length": str(len(body))}
         if part:
-            headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{len(self.state.content)}"
+            headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{len(self.content)}"
         headers.update({name.replace("_", "-"): value for name, value in changed.items()})
         self.begin(status or (206 if part else 200), headers)
         self.send(body)
 
     def body(self) -> bytes:
-        first, end = self.asked() or (0, len(self.state.content))
-        return self.state.content[first:end]
+        first, end = self.asked() or (0, len(self.content))
+        return self.content[first:end]
 
     def hang_up(self, *, reset: bool) -> None:
         if reset:
@@ -89,8 +95,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def behave(handler: Handler) -> None:
     part = handler.asked()
-    if part and part[0] >= len(handler.state.content):
-        handler.begin(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(handler.state.content)}"})
+    if part and part[0] >= len(handler.content):
+        handler.begin(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(handler.content)}"})
         return
     handler.answer(handler.body())
 
@@ -106,7 +112,7 @@ def cut_after(count: int, *, reset: bool = False) -> Callable[[Handler], None]:
     def fault(handler: Handler) -> None:
         body = handler.body()
         part = handler.asked()
-        told = {"Content-Range": f"bytes {part[0]}-{part[1] - 1}/{len(handler.state.content)}"} if part else {}
+        told = {"Content-Range": f"bytes {part[0]}-{part[1] - 1}/{len(handler.content)}"} if part else {}
         handler.begin(206 if part else 200, {"Content-Length": str(len(body)), **told})
         handler.send(body[:count])
         handler.hang_up(reset=reset)
@@ -121,10 +127,10 @@ def wrong_bytes(handler: Handler) -> None:
 
 
 def no_ranges(handler: Handler) -> None:
-    handler.begin(200, {"Content-Length": str(len(handler.state.content))})
+    handler.begin(200, {"Content-Length": str(len(handler.content))})
     with contextlib.suppress(OSError):  # who wanted a part hangs up
-        for at in range(0, len(handler.state.content), 1 << 16):
-            handler.send(handler.state.content[at : at + (1 << 16)])
+        for at in range(0, len(handler.content), 1 << 16):
+            handler.send(handler.content[at : at + (1 << 16)])
 
 
 def lies(**headers: str) -> Callable[[Handler], None]:
@@ -163,7 +169,7 @@ def redirect(url: str, code: int = 302) -> Callable[[Handler], None]:
 
 
 @contextlib.contextmanager
-def misbehaving(content: bytes, certificate: Path | None = None) -> Iterator[Misbehaving]:
+def misbehaving(content: bytes | Mapping[str, bytes], certificate: Path | None = None) -> Iterator[Misbehaving]:
     """Such a server, over TLS with a certificate (its key in the same file)."""
     state = Misbehaving(content)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _START_S = 60
@@ -37,7 +37,7 @@ def free_ports(count: int) -> list[int]:
 def running(command: list[str], log: Path, probe: str, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """A server that answers at ``probe``, whatever it answers; killed in the end. What it said is in ``log``, and in
     the error where it does not come up."""
-    with log.open("wb") as stream:
+    with log.open("ab") as stream:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -78,9 +78,10 @@ def program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def s3_server(directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def s3_server(directory: Path, ports: Sequence[int] = ()) -> Iterator[tuple[str, dict[str, str]]]:
     """SeaweedFS with the bucket :data:`BUCKET`; its endpoint, and the environment in which a client finds and may use
-    it. Requests that are not signed with the key are refused."""
+    it. Requests that are not signed with the key are refused. ``ports`` (eight) are for one that comes back on the
+    same directory after it was killed."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "s3.json").write_text(
         json.dumps(
@@ -96,14 +97,15 @@ def s3_server(directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
         )
     )
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
-    ports = free_ports(len(names) + 2)
+    ports = ports or free_ports(len(names) + 2)
     endpoint = f"http://127.0.0.1:{ports[-1]}"
     command = [
         *(program("weed"), "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=False)),
         *("-s3", f"-s3.port={ports[-1]}", f"-s3.port.grpc={ports[-2]}", f"-s3.config={directory}/s3.json"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=64", "-master.volumeSizeLimitMB=256"),
-        *("-volume.preStopSeconds=0", "-filer"),
+        # one that comes back asks for so long whether there is another master
+        *("-volume.preStopSeconds=0", "-filer", "-master.electionTimeout=1s"),
     ]
     environment = {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -131,10 +133,11 @@ def _warm(url: str) -> None:
 
 
 @contextlib.contextmanager
-def registry_server(directory: Path, *, htpasswd: str = "") -> Iterator[str]:
-    """Debian's registry; ``host:port``. With ``htpasswd`` (a line of bcrypt) it wants a password."""
+def registry_server(directory: Path, *, port: int = 0, htpasswd: str = "") -> Iterator[str]:
+    """Debian's registry; ``host:port``. With ``htpasswd`` (a line of bcrypt) it wants a password. ``port`` is for one
+    that comes back on the same directory after it was killed."""
     directory.mkdir(parents=True, exist_ok=True)
-    (port,) = free_ports(1)
+    port = port or free_ports(1)[0]
     lines = [
         "version: 0.1",
         "log: {level: warn}",

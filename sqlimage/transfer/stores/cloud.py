@@ -13,6 +13,7 @@ from sqlimage.errors import NotFoundError, UsageError
 from sqlimage.transfer.stores.asking import CREDENTIALS_HINT, check_part, check_published, is_name, missing, too_long
 from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, StoreError, check_name
 from sqlimage.transfer.stores.extra import load
+from sqlimage.transfer.stores.sigpipe import without_sigpipe
 from sqlimage.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ class CloudStore:
     def _telling(self, name: str) -> Iterator[None]:
         """Have what goes wrong below told as the contract says: what, where, and whether to ask again."""
         try:
-            yield
+            with without_sigpipe():
+                yield
         except StoreError:
             raise
         except FileNotFoundError as problem:

@@ -16,6 +16,7 @@ from sqlimage.tool import TOOL
 from sqlimage.transfer.stores.asking import CREDENTIALS_HINT
 from sqlimage.transfer.stores.contract import StoreError
 from sqlimage.transfer.stores.extra import load
+from sqlimage.transfer.stores.sigpipe import without_sigpipe
 
 if TYPE_CHECKING:
     import httpx
@@ -96,7 +97,8 @@ class Line:
     @contextlib.contextmanager
     def _telling(self, what: str) -> Iterator[None]:
         try:
-            yield
+            with without_sigpipe():
+                yield
         except (self._httpx.UnsupportedProtocol, self._httpx.LocalProtocolError, self._httpx.InvalidURL) as problem:
             raise StoreError(f"{what}: cannot be asked for ({_line_of(problem)})") from None
         except self._httpx.TimeoutException:

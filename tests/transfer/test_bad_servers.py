@@ -1,0 +1,211 @@
+"""Servers that have bad days: a pull gets over what passes, and says in one line what stays; what was whole is kept,
+and wrong bytes are in no image."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from sqlimage.transfer.segment import read_header
+from tests.images import run_tool, tool
+from tests.make import misbehaving as bad
+from tests.make.misbehaving import Handler, Misbehaving, misbehaving
+from tests.transfer.made import (
+    NAME,
+    SEGMENT_BYTES,
+    check_copy,
+    check_one_line,
+    check_partial,
+    here_bytes,
+    make_image,
+    shelf_of,
+)
+
+Fault = Callable[[Handler], None]
+
+
+@dataclass(frozen=True)
+class World:
+    """An image, and its segments."""
+
+    place: Path
+    source: Path
+    content: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    place = tmp_path_factory.mktemp("world")
+    source = make_image(place)
+    return World(place, source, shelf_of(source, place / "shelf"))
+
+
+def truncated(handler: Handler) -> None:
+    """A server that has lost the end, and does not know."""
+    handler.answer(handler.body()[:-100])
+
+
+@pytest.fixture
+def server(world: World) -> Iterator[Misbehaving]:
+    with misbehaving(world.content) as state:
+        yield state
+
+
+def test_a_server_that_has_bad_moments_is_asked_again(world: World, server: Misbehaving, tmp_path: Path) -> None:
+    server.faults = [
+        *(bad.status(500), bad.behave, bad.wrong_bytes, bad.behave, bad.wrong_bytes, bad.cut_after(100_000)),
+        *(bad.behave, truncated, bad.status(503), bad.cut_after(1000, reset=True), bad.behave, bad.status(500)),
+    ]
+    tool("pull", f"{server.url}/{NAME}", tmp_path / "copy.sqlimage")
+    assert not server.faults
+    check_copy(tmp_path / "copy.sqlimage", world.source)
+
+
+PASSING: tuple[Fault, ...] = (
+    *(bad.status(500), bad.status(503), bad.cut_after(0), bad.cut_after(100_000), bad.cut_after(1, reset=True)),
+    *(bad.wrong_bytes, truncated),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_hundred_servers_that_have_bad_moments(world: World, server: Misbehaving, tmp_path: Path) -> None:
+    for turn in range(100):
+        dice = random.Random(f"moments {turn}")
+        image = tmp_path / f"{turn}.sqlimage"
+        server.faults = [bad.behave, dice.choice(PASSING), bad.behave]
+        for _ in range(dice.randint(1, 6)):
+            server.faults += [dice.choice(PASSING) for _ in range(dice.randint(1, 3))]
+            server.faults += [bad.behave] * dice.randint(2, 4)  # two requests are under way at most
+        print(f"turn {turn}")
+        done = run_tool("pull", f"{server.url}/{NAME}", image)
+        assert done.returncode == 0, done.stderr
+        check_copy(image, world.source)
+        image.unlink()
+
+
+STAYING: dict[str, tuple[Fault, int]] = {
+    "answers 500": (bad.status(500), 6),
+    "hangs up": (bad.cut_after(1000), 6),
+    "sends wrong bytes": (bad.wrong_bytes, 6),
+    "has lost the end": (truncated, 6),
+}
+"""What a server does from some request on, and the exit code that it is worth."""
+_BEHAVES = 6
+"""Requests: the beginning of the first segment, all of it, and four more."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A pull that failed, and the server, which behaves again."""
+
+    server: Misbehaving
+    image: Path
+    done: CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def failed(world: World) -> Iterator[dict[str, Ended]]:
+    """Pulls from servers that go wrong in the middle and stay so, all at once."""
+    with ExitStack() as stack, ThreadPoolExecutor(len(STAYING)) as pool:
+        running: dict[str, tuple[Misbehaving, Path, Future[CompletedProcess[str]]]] = {}
+        for number, (name, (fault, _)) in enumerate(STAYING.items()):
+            server = stack.enter_context(misbehaving(world.content))
+            server.faults, server.always = [bad.behave] * _BEHAVES, fault
+            image = world.place / f"staying-{number}.sqlimage"
+            running[name] = server, image, pool.submit(run_tool, "pull", f"{server.url}/{NAME}", image)
+        ended = {name: Ended(server, image, each.result()) for name, (server, image, each) in running.items()}
+        for one in ended.values():
+            one.server.always = None
+        yield ended
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_a_server_that_stays_bad_is_told_in_one_line_and_what_is_whole_is_kept(
+    world: World, failed: dict[str, Ended], name: str
+) -> None:
+    server, image, done = failed[name].server, failed[name].image, failed[name].done
+    assert server.url in check_one_line(done, STAYING[name][1])
+    check_partial(image)
+    assert here_bytes(image) == (_BEHAVES - 1) * SEGMENT_BYTES
+    server.requests.clear()
+    report = json.loads(tool("pull", f"{server.url}/{NAME}", image, "--json"))
+    assert report["here_bytes"] == (_BEHAVES - 1) * SEGMENT_BYTES
+    assert len(server.requests) == 1 + report["segments"] - (_BEHAVES - 1), "each of the others once"
+    check_copy(image, world.source)
+
+
+def places(first: bytes) -> dict[str, int]:
+    """A byte in each part of a first segment."""
+    header = read_header("first", first)
+    begin, end = header.data_offset_bytes, header.rest.offset_bytes
+    return {
+        "magic": 3,
+        "uuid": 25,
+        "digest of the streams": 64 + 48 + 20,
+        "list of contents": header.contents.offset_bytes + header.contents.length_bytes // 2,
+        "streams": header.streams.offset_bytes + header.streams.length_bytes // 2,
+        "first content": begin,
+        "contents": begin + (end - begin) // 4,
+        "zeros": end - 1,
+        "rest": header.rest.offset_bytes + header.rest.length_bytes // 2,
+        "last": len(first) - 1,
+    }
+
+
+def wrong(first: bytes, at: int) -> bytes:
+    made = bytearray(first)
+    made[at] ^= 0x10
+    return bytes(made)
+
+
+def sends(content: bytes) -> Fault:
+    """Something else than lies there."""
+
+    def fault(handler: Handler) -> None:
+        low, high = handler.asked() or (0, len(content))
+        handler.answer(content[low:high])
+
+    return fault
+
+
+def test_a_first_segment_that_came_damaged_is_fetched_again(world: World, tmp_path: Path, server: Misbehaving) -> None:
+    first = world.content[NAME]
+    for place in ("uuid", "streams", "contents"):
+        image = tmp_path / f"{place}.sqlimage"
+        server.faults = [bad.behave, sends(wrong(first, places(first)[place]))]
+        tool("pull", f"{server.url}/{NAME}", image)
+        check_copy(image, world.source)
+
+
+def test_no_wrong_byte_of_the_first_segment_gets_into_an_image(
+    world: World, tmp_path: Path, server: Misbehaving
+) -> None:
+    first = world.content[NAME]
+    for place, at in places(first).items():
+        image = tmp_path / f"{place}.sqlimage"
+        server.faults = [bad.behave, *[sends(wrong(first, at))] * 2]
+        check_one_line(run_tool("pull", f"{server.url}/{NAME}", image), 5)
+        assert not server.faults
+        check_partial(image)
+        assert here_bytes(image) == 0, place
+    tool("pull", f"{server.url}/{NAME}", image)
+    check_copy(image, world.source)
+
+
+def test_no_wrong_byte_in_a_pipe_gets_into_an_image(world: World, tmp_path: Path) -> None:
+    first = world.content[NAME]
+    for place, at in places(first).items():
+        (tmp_path / "stream").write_bytes(wrong(first, at))
+        image = tmp_path / f"{place}.sqlimage"
+        check_one_line(run_tool("receive", image, stdin=tmp_path / "stream"), 5, 6)
+        check_partial(image)
+        assert here_bytes(image) == 0, place
