@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -25,7 +25,7 @@ from sqlimage.transfer import rows
 from sqlimage.transfer.contents import Contents, unpack_contents
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
 
-_LONGEST_S = 2.0
+_LONGEST_S = 1.0
 """How long what was put may wait to be made durable, where it may."""
 _SYNC_FILE_RANGE_WRITE = 2
 _libc = ctypes.CDLL(None)
@@ -95,14 +95,14 @@ def make_image(target: str, first: First) -> None:
 
 
 class Arrival:
-    """A new image, until it has its name: all rows but the bytes of contents, and with the whole first ``segment``
-    those that lie in that; more can be taken. Use as a context manager: what is not published is gone when it ends.
+    """A new image, until it has its name: all rows but the bytes of contents, which can be taken. Use as a context
+    manager: what is not published is gone when it ends.
 
     Raises :class:`~sqlimage.errors.RefusedError` where ``target`` exists, and
     :class:`~sqlimage.errors.FormatError` for what no image holds.
     """
 
-    def __init__(self, target: str, first: First, segment: bytes | memoryview | None = None) -> None:
+    def __init__(self, target: str, first: First) -> None:
         self._first = first
         found, self._at = first.contents, first.contents.offset.copy()
         self._at[found.segment == 1] += first.header.data_offset_bytes
@@ -114,17 +114,15 @@ class Arrival:
         """Whether it can no longer be published, for something went wrong while it was written."""
         self._new = NewImage(target)
         try:
-            self._write(segment)
+            self._write()
         except BaseException:
             self._new.close()
             raise
 
-    def _write(self, segment: bytes | memoryview | None) -> None:
+    def _write(self) -> None:
         self._database = database = self._new.begin_copy()
         first = self._first
-        whole, pieces = self._lying_in(1, memoryview(segment)) if segment is not None else ([], [])
-        rows.fill(self._new, database, first.streams, first.rest, dict(whole))
-        self._new.start_writeback()
+        rows.fill(database, first.streams, first.rest)
         if control.by_uuid(database, first.header.image) is None:
             raise FormatError(f"{first.where}: its streams are of another image than its header says")
         found = first.contents
@@ -133,8 +131,6 @@ class Arrival:
         odd = segments.contradiction(database)
         if odd is not None:
             raise FormatError(f"{first.where}: the places of data {odd} are not those of all its bytes")
-        if segment is not None:
-            self._fill(1, [], pieces)
 
     def missing(self) -> list[Segment]:
         """The segments that have not been taken, by number."""
@@ -142,22 +138,16 @@ class Arrival:
 
     def take(self, number: int, segment: bytes | memoryview) -> None:
         """Fill in what lies in a segment that has been compared with its digest."""
-        self._fill(number, *self._lying_in(number, memoryview(segment)))
-        self._new.start_writeback()
-
-    def _fill(self, number: int, whole: Sequence[Whole], pieces: Sequence[Piece]) -> None:
-        self.is_broken = True
-        segments.fill(self._database, whole, pieces, number)
-        self.is_broken = False
-        self.segments[number - 1] = replace(self.segments[number - 1], state=HERE)
-
-    def _lying_in(self, number: int, segment: memoryview) -> tuple[list[Whole], list[Piece]]:
         found = self._first.contents
         here = found.segment == number
         columns = (found.data[here], self._start[here], self._at[here], found.length[here], self._is_whole[here])
         places = zip(*(column.tolist() for column in columns), strict=True)
-        end = self._first.header.rest.offset_bytes if number == 1 else len(segment)
-        return _sorted_out(f"{self._first.where}: segment {number}", segment[:end], places)
+        where = f"{self._first.where}: segment {number}"
+        self.is_broken = True
+        segments.fill(self._database, *_sorted_out(where, memoryview(segment), places), number)
+        self.is_broken = False
+        self.segments[number - 1] = replace(self.segments[number - 1], state=HERE)
+        self._new.start_writeback()
 
     def publish(self) -> None:
         """Make it durable and give it its name."""

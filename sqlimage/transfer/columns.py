@@ -37,17 +37,45 @@ class Malformed(FormatError):
     """A block is not of the form it should be."""
 
 
+Column = tuple[str, str, bytes]
+"""Name, kind and bytes of a column of a block."""
+
+
 def encode(table: str, names: Sequence[str], rows: Sequence[Sequence[Value]]) -> bytes:
     """A block. Raises :class:`ValueError` for more than ``MOST_ROWS`` rows."""
-    if len(rows) > MOST_ROWS:
+    return pack(table, len(rows), of_rows(names, rows))
+
+
+def of_rows(names: Sequence[str], rows: Sequence[Sequence[Value]]) -> list[Column]:
+    """The columns of rows."""
+    by_column = zip(*rows, strict=True) if rows else [()] * len(names)
+    return [_encoded(name, column) for name, column in zip(names, by_column, strict=True)]
+
+
+def pack(table: str, rows: int, columns: Sequence[Column]) -> bytes:
+    """A block of columns. Raises :class:`ValueError` for more than ``MOST_ROWS`` rows."""
+    if rows > MOST_ROWS:
         raise ValueError("too many rows for one block")
-    told, parts = [], []
-    for name, column in zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True):
-        kind, part = _encoded(column)
-        told.append([name, kind, len(part)])
-        parts.append(part)
-    head = json.dumps({"table": table, "rows": len(rows), "columns": told}, separators=(",", ":")).encode() + b"\n"
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join([head, *parts]))
+    told = [[name, kind, len(part)] for name, kind, part in columns]
+    head = json.dumps({"table": table, "rows": rows, "columns": told}, separators=(",", ":")).encode() + b"\n"
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join([head, *(part for _, _, part in columns)]))
+
+
+def integers(name: str, values: NDArray[np.int64], nulls: NDArray[np.bool_] | None) -> Column:
+    """A column of whole numbers; those that are NULL are 0 in ``values``."""
+    if nulls is not None and not nulls.any():
+        nulls = None
+    if nulls is not None and nulls.all():
+        return name, "null", b""
+    return name, "integer", _planes(values, nulls)
+
+
+def joined(name: str, kind: str, lengths: NDArray[np.int64], joined: bytes) -> Column:
+    """A column of texts (in UTF-8) or blobs, with their lengths plus one, 0 for NULL."""
+    if not lengths.any():
+        return name, "null", b""
+    told = _planes(lengths, None)
+    return name, kind, b"".join([_SIZE.pack(len(told)), told, joined])
 
 
 def decode(block: bytes | memoryview) -> tuple[str, list[str], list[tuple[Value, ...]]]:
@@ -83,29 +111,29 @@ def _decoded(raw: bytes) -> tuple[str, list[str], list[tuple[Value, ...]]]:
     return table, names, list(zip(*columns, strict=True)) if count else []
 
 
-def _encoded(column: Sequence[Value]) -> tuple[str, bytes]:
+def _encoded(name: str, column: Sequence[Value]) -> Column:
     kinds = {type(value) for value in column}
     kinds.discard(type(None))
     if not kinds:
-        return "null", b""
+        return name, "null", b""
     if kinds == {int}:
-        return "integer", _integers(column)  # type: ignore[arg-type]  # seen above
-    if kinds == {str}:
-        return "text", _joined([None if value is None else value.encode() for value in column])  # type: ignore[union-attr]
-    if kinds == {bytes}:
-        return "blob", _joined(column)  # type: ignore[arg-type]
-    return "any", json.dumps(list(column), default=_hex, separators=(",", ":")).encode()
+        values = np.array([0 if value is None else value for value in column], dtype=np.int64)
+        return integers(name, values, np.array([value is None for value in column]))
+    if kinds in ({str}, {bytes}):
+        blobs = [value.encode() if isinstance(value, str) else value for value in column]
+        lengths = np.array([0 if value is None else len(value) + 1 for value in blobs], dtype=np.int64)  # type: ignore[arg-type]
+        kind = "text" if kinds == {str} else "blob"
+        return joined(name, kind, lengths, b"".join(value for value in blobs if value))  # type: ignore[misc]
+    return name, "any", json.dumps(list(column), default=_hex, separators=(",", ":")).encode()
 
 
-def _integers(column: Sequence[int | None]) -> bytes:
-    has_null = None in column
-    values = np.array([0 if value is None else value for value in column], dtype=np.int64)
+def _planes(values: NDArray[np.int64], nulls: NDArray[np.bool_] | None) -> bytes:
     with np.errstate(over="ignore"):
         steps = np.diff(values, prepend=np.int64(0))
     is_stepped = _cost(steps) < _cost(values)
     planes = (steps if is_stepped else values).astype("<i8").view(np.uint8).reshape(-1, 8).T
-    nulls = np.packbits([value is None for value in column]).tobytes() if has_null else b""
-    return bytes([is_stepped, has_null]) + nulls + planes.tobytes()
+    told = b"" if nulls is None else np.packbits(nulls).tobytes()
+    return bytes([is_stepped, nulls is not None]) + told + planes.tobytes()
 
 
 def _cost(values: NDArray[np.int64]) -> float:
@@ -135,11 +163,6 @@ def _numbers_of(part: memoryview, count: int) -> tuple[NDArray[np.int64], list[i
         return values, []
     nulls = np.unpackbits(np.frombuffer(part[2:at], dtype=np.uint8), count=count)
     return values, np.flatnonzero(nulls).tolist()
-
-
-def _joined(column: Sequence[bytes | None]) -> bytes:
-    lengths = _integers([0 if value is None else len(value) + 1 for value in column])
-    return b"".join([_SIZE.pack(len(lengths)), lengths, *(value for value in column if value)])
 
 
 def _split(part: memoryview, count: int) -> tuple[memoryview, list[int], list[int], list[int]]:

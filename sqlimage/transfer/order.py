@@ -11,11 +11,12 @@ from sqlimage.transfer.contents import Numbers
 _FIRST_PLACES = (
     "SELECT data, min(start_cluster) FROM main.cluster_map WHERE version = ? AND data IS NOT NULL GROUP BY data"
 )
-_FILES = (
-    "SELECT DISTINCT volume, record, stream FROM file WHERE version = ? AND deleted = 0 AND record IS NOT NULL "
-    "AND kind NOT IN ('metadata', 'directory')"
+_CONTROL = (
+    "SELECT DISTINCT volume, record FROM file "
+    "WHERE version = ? AND kind IN ('metadata', 'directory') AND record IS NOT NULL"
 )
-_EXTENTS = "SELECT volume, record, stream, start_cluster, clusters FROM extent WHERE version = ?"
+_EXTENTS = "SELECT volume, record, start_cluster, start_cluster + clusters FROM extent WHERE version = ? ORDER BY 3"
+_VOLUME = 1 << 48
 _HELD = "SELECT id FROM main.data WHERE bytes IS NOT NULL"
 
 
@@ -45,13 +46,11 @@ def in_reading_order(database: Database, versions: list[Control], *, is_sealed: 
 
 def _is_in_file(database: Database, version: int, places: Numbers) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Whether each cluster belongs to an ordinary file that the version itself tells of."""
-    files = set(database.query(_FILES, [version]))
-    runs = sorted(
-        (start, start + count) for *place, start, count in database.query(_EXTENTS, [version]) if tuple(place) in files
-    )
-    if not runs:
+    extents = np.array(database.rows(_EXTENTS, [version]), dtype=np.int64).reshape(-1, 4)
+    control = np.array(database.rows(_CONTROL, [version]), dtype=np.int64).reshape(-1, 2)
+    is_control = np.isin(extents[:, 0] * _VOLUME + extents[:, 1], control[:, 0] * _VOLUME + control[:, 1])
+    starts, ends = extents[~is_control, 2], np.maximum.accumulate(extents[~is_control, 3])
+    if not len(starts):
         return np.zeros(len(places), dtype=bool)
-    starts, ends = np.array(runs, dtype=np.int64).T
-    ends = np.maximum.accumulate(ends)
     row = np.searchsorted(starts, places, side="right") - 1
     return (row >= 0) & (places < ends[row])

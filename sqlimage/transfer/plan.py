@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,8 @@ from sqlimage.transfer.segment import (
 from sqlimage.units import format_size
 
 _STORED = "SELECT id, digest, stored_bytes, flags FROM main.data WHERE bytes IS NOT NULL"
+
+_PACKERS = 2
 
 Stored = tuple[bytes, int, int]
 """Digest, stored bytes and flags: two rows of the data stream that agree in them have the same content, and each may
@@ -186,9 +189,10 @@ def make_plan(
     """
     check_segment_bytes(segment_bytes)
     numbers = [version.version for version in versions]
-    streams = rows.blocks(database, numbers, is_rest=False)
-    rest = rows.blocks(database, numbers, is_rest=True)
-    order = in_reading_order(database, list(versions), is_sealed=database.is_sealed)
+    with ThreadPoolExecutor(_PACKERS, thread_name_prefix="pack") as pool:
+        packed = [rows.pack(database, numbers, pool, is_rest=is_rest) for is_rest in (False, True)]
+        order = in_reading_order(database, list(versions), is_sealed=database.is_sealed)
+        streams, rest = (rows.join(one) for one in packed)
     stored: dict[int, Stored] = {
         number: (digest, length, flags) for number, digest, length, flags in database.query(_STORED)
     }

@@ -15,14 +15,14 @@ from sqlimage.streams import control
 from sqlimage.streams.database import Database
 from sqlimage.streams.segments import Segment
 from sqlimage.transfer import places
-from sqlimage.transfer.arrive import Arrival, First, Incoming, check_is_this
+from sqlimage.transfer.arrive import Arrival, Incoming, check_is_this
 from sqlimage.transfer.push import pointer
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.stores.contract import SEGMENTS, Store
 from sqlimage.units import Progress
 
 _SUFFIX = ".sqlimage"
-_SOON_S = 2.0
+_SOON_S = 1.0
 """How long a new image may wait for its name; what comes until then is written faster than it could be later."""
 
 
@@ -100,14 +100,10 @@ def pull(
 
 
 def _begin(remote: Remote, path: str, fetching: Fetching) -> None:
-    """The image with what the first segment holds, and what else comes very soon; whatever ends it, what came stays."""
-    segment: bytes | None = remote.whole_first()
-    assert segment is not None
-    first = First.from_segment(remote.where, segment)
-    fetching.expect(first.listed()[1:])
-    with Arrival(path, first, segment) as arrival:
-        fetching.count(len(segment))
-        segment = None
+    """The image with its streams, and what else comes very soon; whatever ends it, what came stays."""
+    fetching.expect_first(remote)
+    first = remote.first(with_rest=True)
+    with Arrival(path, first) as arrival:
         try:
             fetching.run(arrival, seconds=_SOON_S)
         finally:
@@ -131,6 +127,10 @@ class Fetching:
         for row in rows[:1]:
             if row.number not in self._coming:
                 self._coming[row.number] = self._pool.submit(self._get, row)
+
+    def expect_first(self, remote: Remote) -> None:
+        """Begin to fetch the first segment, of which nothing but the header needs to be known."""
+        self._coming[1] = self._pool.submit(remote.whole_first)
 
     def run(self, target: Arrival | Incoming, seconds: float = math.inf) -> list[Segment]:
         """Fetch what is missing, for so long; what is not there, either."""

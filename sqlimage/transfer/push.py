@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -214,49 +215,56 @@ class _Sending:
         self._store = store
         self._progress = progress
         self._first: str | None = None
+        self._lock = threading.Lock()
         self.sent_segments = self.sent_bytes = self.there_bytes = 0
 
     def run(self, name: str) -> tuple[str, int]:
         """Send what is not there, and let the name stand for it; the identity, and of how many segments it consists."""
         plan = self._plan
-        sent: list[bytes] = []
         connections = Connections(self._database)
         pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="push")
-        window: deque[Future[tuple[bytes, bool]]] = deque()
+        numbers = range(2, len(plan.cut) + 1)
+        known: dict[int, Future[bytes]] = {number: Future() for number in numbers}
+        sending: deque[Future[None]] = deque()
         try:
-            for number in range(2, len(plan.cut) + 1):
-                window.append(pool.submit(self._send, connections, number))
-                if len(window) >= _AT_ONCE:
-                    sent.append(self._took(window.popleft(), len(sent) + 2))
-            while window:
-                sent.append(self._took(window.popleft(), len(sent) + 2))
+            for number in numbers:
+                sending.append(pool.submit(self._send, connections, number, known[number]))
+                if len(sending) > _AT_ONCE:
+                    sending.popleft().result()
+            # The first is cut as soon as all others are known, while the last of them are still on their way.
+            sent = [known[number].result() for number in numbers]
+            segment = cut_first(self._database, plan, sent)
+            first: Future[bytes] = Future()
+            sending.append(pool.submit(self._put, segment, first))
+            while sending:
+                sending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
             connections.close()
-        segment = cut_first(self._database, plan, sent)
-        self._first = digest(segment).hex()
-        self._count(self._put(SEGMENTS + self._first, segment), len(segment))
+        self._first = first.result().hex()
         others = {one.name for one in plan.used_segments()}
         keep = [SEGMENTS + one.hex() for one in sent] + sorted(others)
         self._store.publish(name, SEGMENTS + self._first, keep)
         return hashlib.sha256(segment[:HEADER_BYTES]).hexdigest(), 1 + len(sent) + len(others)
 
-    def _send(self, connections: Connections, number: int) -> tuple[bytes, bool]:
-        segment = cut(connections.mine(), self._plan, number)
+    def _send(self, connections: Connections, number: int, known: Future[bytes]) -> None:
+        try:
+            segment = cut(connections.mine(), self._plan, number)
+        except BaseException as problem:
+            known.set_exception(problem)
+            raise
+        self._put(segment, known)
+
+    def _put(self, segment: bytearray, known: Future[bytes]) -> None:
+        """Send a segment that is not there; ``known`` is told its digest before that."""
         found = digest(segment)
-        return found, self._put(SEGMENTS + found.hex(), segment)
-
-    def _put(self, name: str, segment: bytearray) -> bool:
-        """Whether it had to be sent."""
-        if self._store.head(name) == len(segment):
-            return False
-        self._store.put(name, segment)
-        return True
-
-    def _took(self, future: Future[tuple[bytes, bool]], number: int) -> bytes:
-        found, was_sent = future.result()
-        self._count(was_sent, self._plan.lengths[number - 1])
-        return found
+        known.set_result(found)
+        name = SEGMENTS + found.hex()
+        was_there = self._store.head(name) == len(segment)
+        if not was_there:
+            self._store.put(name, segment)
+        with self._lock:
+            self._count(not was_there, len(segment))
 
     def _count(self, was_sent: bool, length: int) -> None:
         if was_sent:

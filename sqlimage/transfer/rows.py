@@ -5,21 +5,22 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 
 from sqlimage.errors import FormatError
 from sqlimage.streams import schema, signature
 from sqlimage.streams.database import Database
-from sqlimage.streams.newfile import NewImage
 from sqlimage.streams.translation import Row, translated
-from sqlimage.transfer import columns
-from sqlimage.transfer.columns import MOST_ROWS, Value
+from sqlimage.transfer import columns, gather
+from sqlimage.transfer.columns import MOST_ROWS, Column, Value
 from sqlimage.units import MIB
 
 _FILE, _DATA, _AUDIT, _SIGNATURE = "file", "data", "audit", "signature"
 _DIGEST, _BYTES = "digest", "bytes"
 _KEYS = {
+    _FILE: "version, volume, path",
     "format": "name",
     "feature": "name",
     "control": "version",
@@ -30,43 +31,51 @@ _KEYS = {
     "data": "id",
     "cluster_map": "version, start_cluster",
     "bitmap": "version, start_cluster",
-    _FILE: "version, volume, path",
     "extent": "version, volume, record, stream, file_offset",
     _AUDIT: "id",
     _SIGNATURE: "id",
 }
-"""The tables that travel, and the order of their rows."""
+"""The tables that travel, and the order of their rows; the largest first, for it takes longest to be packed."""
 _BY_VERSION = ("control", "volume", "property", "cluster_map", "bitmap", _FILE, "extent")
 _NEVER_READ = "('rearranged')"
 """What of ``format`` tells of the file and not of the image."""
 _USED = "EXISTS (SELECT 1 FROM main.cluster_map WHERE data = data.id AND version IN ({versions}))"
 _BLOCK_BYTES = 16 * MIB
-_ROWS_AT_A_TIME, _FEW = 1024, 8
-_SMALL = ("data", "cluster_map", "bitmap", "file", "extent", "volume", "control")
-"""Tables no row of which is large."""
+_ROWS_AT_A_TIME = 8
+_LARGE = (_DATA, "cluster_map", "bitmap", _FILE, "extent")
+"""Tables that may have very many rows."""
 _SIZED = (str, bytes)
 _LENGTH = struct.Struct("<I")
 
 
-def blocks(database: Database, versions: Sequence[int], *, is_rest: bool) -> bytes:
-    """The rows of some versions of an image: those without which nothing can be read, or ``is_rest``, the others. Of
-    the data stream all that they map, without its bytes.
-
-    Each block has its length before it, as 4 bytes little-endian. What is sealed stays sealed.
+def pack(database: Database, versions: Sequence[int], pool: Executor, *, is_rest: bool) -> list[Future[bytes]]:
+    """The rows of some versions of an image, as blocks: those without which nothing can be read, or ``is_rest``, the
+    others. Of the data stream all that they map, without its bytes. What is sealed stays sealed. ``pool`` packs the
+    blocks, which :func:`join` joins.
     """
-    return b"".join(_LENGTH.pack(len(block)) + block for block in _blocks(database, versions, is_rest))
+    return [pool.submit(columns.pack, *one) for one in _blocks(database, versions, is_rest)]
 
 
-def _blocks(database: Database, versions: Sequence[int], is_rest: bool) -> Iterator[bytes]:
+def join(packed: Sequence[Future[bytes]]) -> bytes:
+    """Blocks, each with its length before it, as 4 bytes little-endian."""
+    return b"".join(_LENGTH.pack(len(block)) + block for block in (one.result() for one in packed))
+
+
+Block = tuple[str, int, Sequence[Column]]
+"""Table, number of rows, columns."""
+
+
+def _blocks(database: Database, versions: Sequence[int], is_rest: bool) -> Iterator[Block]:
     if is_rest:
-        yield from _table(database, versions, _FILE, [_DIGEST])
+        yield from _large(database, versions, _FILE, [_DIGEST])
         yield from _table(database, versions, _AUDIT, names_of(database, _AUDIT))
         return
     for table in _KEYS:
         if table == _AUDIT or (table == _SIGNATURE and not signature.is_there(database)):
             continue
         left_out = {_FILE: _DIGEST, _DATA: _BYTES}.get(table)
-        yield from _table(database, versions, table, [one for one in names_of(database, table) if one != left_out])
+        names = [one for one in names_of(database, table) if one != left_out]
+        yield from (_large if table in _LARGE else _table)(database, versions, table, names)
 
 
 def names_of(database: Database, table: str) -> list[str]:
@@ -75,21 +84,33 @@ def names_of(database: Database, table: str) -> list[str]:
     return [str(row[1]) for row in hidden if row[6] == 0]
 
 
-def _table(database: Database, versions: Sequence[int], table: str, names: Sequence[str]) -> Iterator[bytes]:
+def _large(database: Database, versions: Sequence[int], table: str, names: Sequence[str]) -> Iterator[Block]:
+    """The rows of a table that may have very many."""
+    key = _KEYS[table].split(", ")
+    if table in _BY_VERSION:  # one after the other: so the key finds them in order
+        every = [gather.Rows(table, f"version = {version}", key[1:], names) for version in versions]
+    else:
+        every = [gather.Rows(table, _chosen(table, versions), key, names)]
+    for rows in every:
+        for count, found in gather.blocks(database, rows):
+            yield table, count, found
+
+
+def _table(database: Database, versions: Sequence[int], table: str, names: Sequence[str]) -> Iterator[Block]:
     shown = ", ".join(f'"{name}"' for name in names)
     sql = f"SELECT {shown} FROM main.{table} AS {table} WHERE {_chosen(table, versions)} ORDER BY {_KEYS[table]}"
     rows: list[Row] = []
     size = 0
     with translated(database.path):
         found = database.connection.execute(sql)
-        while some := list(islice(found, _ROWS_AT_A_TIME if table in _SMALL else _FEW)):
+        while some := list(islice(found, _ROWS_AT_A_TIME)):
             rows += some
             size += sum(len(value) for row in some for value in row if value.__class__ in _SIZED)
             if len(rows) > MOST_ROWS - _ROWS_AT_A_TIME or size > _BLOCK_BYTES:
-                yield columns.encode(table, names, rows)
+                yield table, len(rows), columns.of_rows(names, rows)
                 rows, size = [], 0
     if rows:
-        yield columns.encode(table, names, rows)
+        yield table, len(rows), columns.of_rows(names, rows)
 
 
 def _chosen(table: str, versions: Sequence[int]) -> str:
@@ -105,31 +126,32 @@ def _chosen(table: str, versions: Sequence[int]) -> str:
     return "TRUE"
 
 
-def fill(
-    new: NewImage,
-    database: Database,
-    streams: bytes | memoryview,
-    rest: bytes | memoryview | None,
-    contents: Mapping[int, memoryview],
-) -> None:
+def fill(database: Database, streams: bytes | memoryview, rest: bytes | memoryview | None) -> None:
     """Write the rows into a new image, inside its transaction. Without ``rest`` files have no digests there, and the
-    trail is empty. ``contents`` are the bytes that are here already, by number in the data stream.
+    trail is empty.
 
     Raises :class:`~sqlimage.errors.FormatError` for rows that no image has.
     """
     digests = _Digests(split(rest)) if rest is not None else None
-    for block in split(streams):
-        table, names, rows = columns.decode(block)
+    for table, names, rows in _decoded(split(streams)):
         if table == _FILE and digests is not None:
-            names, rows = [*names, _DIGEST], digests.added(rows)
-        elif table == _DATA and "id" in names:
-            number = names.index("id")
-            with_bytes = [(*row, contents.get(row[number])) for row in rows]  # type: ignore[arg-type]  # else it has none
-            _put(database, table, [*names, _BYTES], with_bytes)
-            continue
-        _put(database, table, names, rows)
+            _put(database, table, [*names, _DIGEST], digests.added(rows))
+        else:
+            _put(database, table, names, rows)
     for table, names, rows in digests.others() if digests is not None else ():
         _put(database, table, names, rows)
+
+
+def _decoded(packed: Iterator[memoryview]) -> Iterator[tuple[str, list[str], list[tuple[Value, ...]]]]:
+    """Blocks, each decoded while the one before it is written."""
+    with ThreadPoolExecutor(1, thread_name_prefix="unpack") as pool:
+        following: Future[tuple[str, list[str], list[tuple[Value, ...]]]] | None = None
+        for block in packed:
+            before, following = following, pool.submit(columns.decode, block)
+            if before is not None:
+                yield before.result()
+        if following is not None:
+            yield following.result()
 
 
 class _Digests:
@@ -163,7 +185,7 @@ class _Digests:
 
 
 def split(packed: bytes | memoryview) -> Iterator[memoryview]:
-    """The blocks of :func:`blocks`. Raises :class:`~sqlimage.errors.FormatError` where they are cut off."""
+    """The blocks of :func:`join`. Raises :class:`~sqlimage.errors.FormatError` where they are cut off."""
     view, at = memoryview(packed), 0
     while at < len(view):
         if len(view) - at < _LENGTH.size:
