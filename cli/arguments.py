@@ -13,7 +13,7 @@ import typer
 
 import sqlimage
 
-from .output import progress_bar
+from .output import progress_bar, stands_for
 
 
 def _here(text: str) -> str:
@@ -143,7 +143,11 @@ def split_to_read(text: str, *, with_rest: bool = True) -> tuple[str, str | None
     """The same, where it may be a URL and is only read: then the file is one that stands for it. Without the rest,
     files have no digests in it, and there is no audit trail."""
     path, version = split_place(text)
-    return (sqlimage.local_image(path, with_rest=with_rest) if sqlimage.is_url(path) else path), version
+    if not sqlimage.is_url(path):
+        return path, version
+    local = sqlimage.local_image(path, with_rest=with_rest)
+    stands_for(local, path)
+    return local, version
 
 
 def on_volume(version: sqlimage.Version, path: str, volume: int | None) -> str:
@@ -160,8 +164,10 @@ def opened_whole(text: str, limit: str | None) -> Iterator[sqlimage.Version]:
     path, version = split_place(text)
     with ExitStack() as stack:
         if sqlimage.is_url(path):
+            url = path
             with progress_bar("fetching") as progress:
-                path = stack.enter_context(sqlimage.fetched(path, bytes_per_second=limit_of(limit), progress=progress))
+                path = stack.enter_context(sqlimage.fetched(url, bytes_per_second=limit_of(limit), progress=progress))
+            stands_for(path, url)
         yield stack.enter_context(sqlimage.Image.open(path)).version(version)
 
 

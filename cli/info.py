@@ -8,7 +8,7 @@ import os
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption, PlaceArgument, opened
+from .arguments import JsonOption, PlaceArgument, opened, split_place
 from .output import print_json, print_pairs, print_table
 
 EXAMPLE = "sqlimage info laptop.sqlimage@golden"
@@ -21,12 +21,17 @@ def command(image: PlaceArgument, json: JsonOption = False) -> None:
         versions = [other.control for other in version.image.versions()]
         signers = [key.hex() for key in version.signers()]
         is_whole = version.image.is_encrypted_whole
-        path, allocated = version.image.path, version.allocated().total * control.bytes_per_cluster
+        place = split_place(image)[0]
+        path = place if sqlimage.is_url(place) else version.image.path
+        image_bytes, allocated = (
+            os.path.getsize(version.image.path),
+            version.allocated().total * control.bytes_per_cluster,
+        )
     if json:
         print_json(
             {
                 "image": path,
-                "image_bytes": os.path.getsize(path),
+                "image_bytes": image_bytes,
                 **dataclasses.asdict(control),
                 "allocated_bytes": min(allocated, control.medium_bytes),
                 "volumes": volumes,
@@ -43,7 +48,7 @@ def command(image: PlaceArgument, json: JsonOption = False) -> None:
     shape = (control.cylinders, control.tracks_per_cylinder, control.sectors_per_track)
     print_pairs(
         [
-            ("image", f"{path} ({format_size(os.path.getsize(path))})"),
+            ("image", f"{path} ({format_size(image_bytes)})"),
             ("version", f"{control.version}" + (f" ({control.label})" if control.label else "") + f", {control.state}"),
             ("uuid", control.uuid),
             ("parent", control.parent_uuid),

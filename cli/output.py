@@ -31,8 +31,18 @@ def printable(text: str) -> str:
     return _HARMFUL.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)
 
 
+_stand_in: dict[str, str] = {}
+
+
+def stands_for(path: str, url: str) -> None:
+    """From now on messages say the URL where they would name the file that stands for it."""
+    _stand_in[path] = url
+
+
 def message(text: str) -> None:
     """One line for the person, on stderr."""
+    for path, url in _stand_in.items():
+        text = text.replace(path, url)
     print(printable(text), file=sys.stderr)
 
 

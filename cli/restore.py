@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption, LimitOption, PlaceArgument, opened, opened_whole
+from .arguments import JsonOption, LimitOption, PlaceArgument, opened, opened_whole, split_place
 from .output import message, print_explanation, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage restore laptop.sqlimage@golden /dev/sdb1"
@@ -65,6 +65,7 @@ def command(
             )
         print_explanation(explained, json)
         return
+    sqlimage.check_destination(destination, partition=partition, force=force)
     with opened_whole(image, limit) as version, progress_bar("restoring") as progress:
         report = sqlimage.restore(
             version,
@@ -79,6 +80,9 @@ def command(
             wipe=wipe,
             progress=progress,
         )
+    place = split_place(image)[0]
+    if not sqlimage.is_url(place):
+        place = report.image
     for note in report.notes:
         message(f"note: {note}")
     if report.padding_bytes:
@@ -87,7 +91,7 @@ def command(
         print_json(report)
         return
     print(
-        f"restored version {report.version} of {printable(report.image)} to {printable(report.destination)} "
+        f"restored version {report.version} of {printable(place)} to {printable(report.destination)} "
         f"({report.format}): "
         f"{format_size(report.medium_bytes)}, {format_size(report.written_bytes)} written, "
         f"{report.chunks_verified} chunks verified"

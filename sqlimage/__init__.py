@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from sqlimage.image.query import Answer, Query
     from sqlimage.image.verify import Problem, VerifyReport, verify, verify_files
     from sqlimage.journey.capture import capture
+    from sqlimage.journey.destination import check_destination
     from sqlimage.journey.explain import ExplainedVolume, Explanation, explain_capture, explain_restore
     from sqlimage.journey.extract import ExtractReport, extract
     from sqlimage.journey.presets import PRESETS
@@ -127,6 +128,7 @@ _HOMES = {
     "image.query": ("Answer", "Query"),
     "image.verify": ("Problem", "VerifyReport", "verify", "verify_files"),
     "journey.capture": ("capture",),
+    "journey.destination": ("check_destination",),
     "journey.explain": ("ExplainedVolume", "Explanation", "explain_capture", "explain_restore"),
     "journey.extract": ("ExtractReport", "extract"),
     "journey.presets": ("PRESETS",),
@@ -256,6 +258,7 @@ __all__ = [
     "capture",
     "change_slot",
     "changing",
+    "check_destination",
     "compact",
     "diff",
     "explain_capture",

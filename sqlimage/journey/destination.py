@@ -7,7 +7,7 @@ import os
 import stat
 from contextlib import suppress
 
-from sqlimage.errors import RefusedError
+from sqlimage.errors import NotFoundError, RefusedError
 from sqlimage.media.file import FileDevice
 from sqlimage.media.partition import find_partition
 from sqlimage.units import SECTOR_BYTES
@@ -35,6 +35,29 @@ def is_block_device(path: str) -> bool:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
         return False
+
+
+def refuse_taken(path: str, *, force: bool) -> None:
+    """A file that holds something is not replaced unless told. Raises :class:`~sqlimage.errors.RefusedError`."""
+    is_empty_file = os.path.isfile(path) and os.path.getsize(path) == 0
+    if os.path.lexists(path) and not (force or is_empty_file or os.path.isdir(path)):
+        raise RefusedError(f"{path}: exists and is not empty", hint="use --force to replace it")
+
+
+def check_destination(destination: str, *, partition: int | None = None, force: bool = False) -> None:
+    """What of a destination can be refused before anything is known of the image: a file that holds something, a
+    directory that is not there, what is in use. For those who first have to fetch it.
+
+    Raises :class:`~sqlimage.errors.RefusedError` and :class:`~sqlimage.errors.NotFoundError`.
+    """
+    path = os.path.realpath(destination)
+    refuse_mounted(path)
+    if partition is None and not is_block_device(path):
+        refuse_taken(path, force=force)
+        if not os.path.isdir(os.path.dirname(path)):
+            raise NotFoundError(f"{os.path.dirname(path)}: no such directory")
+    elif not os.path.exists(path):
+        raise NotFoundError(f"{path}: no such file or device")
 
 
 def refuse_mounted(path: str) -> None:

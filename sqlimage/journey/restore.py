@@ -9,7 +9,7 @@ from sqlimage.device import WritableDevice
 from sqlimage.errors import NotFoundError, RefusedError
 from sqlimage.image.image import Version
 from sqlimage.image.lineage import resolve
-from sqlimage.journey.destination import begins_at, is_block_device, refuse_mounted
+from sqlimage.journey.destination import begins_at, is_block_device, refuse_mounted, refuse_taken
 from sqlimage.journey.relaid import apply_fixups
 from sqlimage.journey.resizable import Size, Target
 from sqlimage.journey.resized import Plan, planned
@@ -131,8 +131,7 @@ def _to_new_file(job: _Job, target: Target, kind: Format | None, force: bool) ->
     """A file that gets its name when everything in it was verified and synced: sparse, or a container."""
     path = job.path
     is_empty_file = os.path.isfile(path) and os.path.getsize(path) == 0
-    if os.path.lexists(path) and not (force or is_empty_file or os.path.isdir(path)):
-        raise RefusedError(f"{path}: exists and is not empty", hint="use --force to replace it")
+    refuse_taken(path, force=force)
     with (
         NamelessFile(path, replace=force or is_empty_file) as file,
         planned(job.version, job.volume, job.part, target) as plan,

@@ -27,7 +27,7 @@ from sqlimage.transfer.plan import Elsewhere, Known, Plan, Stored, chosen, make_
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.rows import split
 from sqlimage.transfer.segment import HEADER_BYTES, USUAL_BYTES
-from sqlimage.transfer.stores.contract import MOST_SMALL_BYTES, SEGMENTS, VERSIONS, Store
+from sqlimage.transfer.stores.contract import MOST_SMALL_BYTES, SEGMENTS, VERSIONS, Store, address
 from sqlimage.units import Progress
 
 _AT_ONCE = 2
@@ -93,7 +93,7 @@ def push(
             sending = _Sending(database, plan, store, progress)
             identity, segments = sending.run(name)
         sending.point(name)
-        url = f"{store.where.rstrip('/')}/{name}"
+        url = address(store, name)
         return PushReport(
             database.path, url, plan.newest.uuid, identity, segments,
             sending.sent_segments, sending.sent_bytes, sending.there_bytes, above,
@@ -146,7 +146,7 @@ def _what_is_there(store: Store, name: str) -> _There | None:
         return None
     except FormatError:
         raise RefusedError(
-            f"{store.where.rstrip('/')}/{name}: exists, and is not an image in segments", hint="choose another name"
+            f"{address(store, name)}: exists, and is not an image in segments", hint="choose another name"
         ) from None
     first = remote.first(with_rest=False)
     uuids: set[str] = set()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sqlimage.errors import DamagedError, FormatError
 from sqlimage.transfer.arrive import First, checked_contents, part_of
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
-from sqlimage.transfer.stores.contract import Store
+from sqlimage.transfer.stores.contract import Store, address
 from sqlimage.units import KIB
 
 PROBE_BYTES = 720 * KIB
@@ -31,7 +31,7 @@ class Remote:
     @property
     def where(self) -> str:
         """For messages."""
-        return f"{self.store.where.rstrip('/')}/{self.name}"
+        return address(self.store, self.name)
 
     @property
     def identity(self) -> str:
@@ -83,7 +83,7 @@ def look(store: Store, name: str) -> Remote:
 
     Raises :class:`~sqlimage.errors.NotFoundError` and :class:`~sqlimage.errors.FormatError`.
     """
-    where = f"{store.where.rstrip('/')}/{name}"
+    where = address(store, name)
     begins = store.get_range(name, 0, PROBE_BYTES)
     header = read_header(where, begins)
     if not header.is_first:

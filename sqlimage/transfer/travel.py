@@ -151,12 +151,14 @@ def join(directory: str, path: str, *, name: str | None = None, progress: Progre
     What is missing in the directory is told by :class:`~sqlimage.errors.NotFoundError`; the image is there without it,
     and another call fills it in.
     """
+    if not os.path.isdir(directory):
+        raise NotFoundError(f"{directory}: no such directory")
     store = DirectoryStore(directory)
     if name is None:
         found = sorted(one for one in store.list() if "/" not in one)
         if len(found) != 1:
             what = "holds no image in segments" if not found else f"holds {len(found)} images: {', '.join(found[:10])}"
-            raise NotFoundError(f"{directory}: {what}", hint="name the one with --name")
+            raise NotFoundError(f"{directory}: {what}", hint="name the one with --name" if found else "")
         name = found[0]
     return _pull(Checked(store), name, path, parents=False, progress=progress)
 

@@ -98,6 +98,9 @@ def test_nothing_on_a_url_is_changed(web: Web) -> None:
 def test_trees_come_out_and_volumes_are_restored(web: Web, image: Path, tmp_path: Path) -> None:
     tool("get", url_of(web), "/", tmp_path / "tree")
     assert (tmp_path / "tree" / "a" / "file0.bin").read_bytes() == noise(0, 300_000)
+    (tmp_path / "taken.img").write_bytes(b"of somebody")
+    assert "is not empty" in run_tool("restore", url_of(web), tmp_path / "taken.img").stderr
+    assert not (tmp_path / "cache" / "whole").exists(), "nothing was fetched in vain"
     tool("restore", url_of(web), tmp_path / "back.img")
     source = (image.parent / "volume.img").read_bytes()
     assert (tmp_path / "back.img").read_bytes() == kept_bytes(image, source)

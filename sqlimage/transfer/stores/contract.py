@@ -77,6 +77,12 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+def address(store: Store, name: str) -> str:
+    """Where an image is, as messages tell it, and as one would write it."""
+    between = ":" if store.where.startswith("oci") else "/"
+    return f"{store.where.rstrip('/')}{between}{name}"
+
+
 def check_name(name: str) -> None:
     """Raise :class:`~sqlimage.errors.UsageError` for what is no name of an object."""
     if not _SEGMENT.fullmatch(name) and (not _PLAIN.fullmatch(name) or name in ("segments", "versions")):
