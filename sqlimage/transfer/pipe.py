@@ -129,27 +129,25 @@ def _go_on(incoming: Incoming) -> str:
     return f"what came stays; go on with `sqlimage send --from {missing[0].number}`" if missing else ""
 
 
-def _read_segment(source: BinaryIO) -> tuple[Header, bytes] | None:
+def _read_segment(source: BinaryIO) -> tuple[Header, memoryview] | None:
     """The next segment; None at the end. Raises :class:`~sqlimage.errors.DeviceError` where it ends within one."""
-    head = _read(source, HEADER_BYTES)
-    if not head:
+    segment = bytearray()
+    _read(source, segment, HEADER_BYTES)
+    if not segment:
         return None
-    if len(head) < HEADER_BYTES:
+    if len(segment) < HEADER_BYTES:
         raise DeviceError("the pipe: ended in the middle of a segment")
-    header = read_header("the pipe", head)
-    rest = _read(source, header.length_bytes - HEADER_BYTES)
-    if len(rest) < header.length_bytes - HEADER_BYTES:
+    header = read_header("the pipe", bytes(segment))
+    _read(source, segment, header.length_bytes)
+    if len(segment) < header.length_bytes:
         raise DeviceError(f"the pipe: ended in the middle of segment {header.number} of {header.count}")
-    return header, head + rest
+    return header, memoryview(segment)
 
 
-def _read(source: BinaryIO, length: int) -> bytes:
-    """As many bytes, or fewer at the end; memory is taken as they come, not as they are promised."""
-    pieces, here = [], 0
-    while here < length:
-        piece = source.read(min(_PIECE_BYTES, length - here))
+def _read(source: BinaryIO, into: bytearray, length: int) -> None:
+    """Up to that length, or the end; memory is taken as bytes come, not as they are promised."""
+    while len(into) < length:
+        piece = source.read(min(_PIECE_BYTES, length - len(into)))
         if not piece:
-            break
-        pieces.append(piece)
-        here += len(piece)
-    return b"".join(pieces)
+            return
+        into += piece
