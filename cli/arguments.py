@@ -19,7 +19,10 @@ from .output import progress_bar, stands_for
 def _here(text: str) -> str:
     """What an argument names, unless it is a URL: an image elsewhere is only read."""
     if sqlimage.is_url(text):
-        raise sqlimage.RefusedError(f"{text}: an image elsewhere is only read", hint="`sqlimage pull` it first")
+        scheme, _, rest = text.partition("://")
+        host, slash, path = rest.partition("/")
+        told = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"  # who asks, and the password, are told to nobody
+        raise sqlimage.RefusedError(f"{told}: an image elsewhere is only read", hint="`sqlimage pull` it first")
     return text
 
 
@@ -132,7 +135,8 @@ def split_image(text: str) -> tuple[str, str | None]:
 
 def split_place(text: str) -> tuple[str, str | None]:
     """The same, where it may be a URL."""
-    name = text.rpartition("/")[2] if sqlimage.is_url(text) else text
+    # what stands before the @ of a host is who asks
+    name = text.partition("://")[2].partition("/")[2].rpartition("/")[2] if sqlimage.is_url(text) else text
     if os.path.exists(text) or "@" not in name:
         return text, None
     path, _, version = text.rpartition("@")

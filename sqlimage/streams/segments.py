@@ -19,6 +19,7 @@ _CONTRADICTIONS = (
     "GROUP BY place.data HAVING sum(place.length) IS NOT max(data.stored_bytes)"
 )
 _FILL = "UPDATE main.data SET bytes = ?2 WHERE id = ?1 AND bytes IS NULL AND stored_bytes = length(?2)"
+_IS_AWAITED = "SELECT 1 FROM main.place WHERE data = ? AND bytes IS NULL LIMIT 1"
 _PIECES = "SELECT bytes FROM main.place WHERE data = ? ORDER BY start"
 
 
@@ -82,8 +83,8 @@ def fill(
     database.run_many(_FILL, whole)
     for data, start, piece in pieces:
         database.run("UPDATE main.place SET bytes = ?3 WHERE data = ?1 AND start = ?2", [data, start, piece])
-        arrived = [row[0] for row in database.rows(_PIECES, [data])]
-        if all(isinstance(one, bytes) for one in arrived):
+        if database.row(_IS_AWAITED, [data]) is None:  # else what came before would be read for each
+            arrived = [row[0] for row in database.rows(_PIECES, [data])]
             database.run(_FILL, [data, b"".join(arrived)])
             database.run("UPDATE main.place SET bytes = NULL WHERE data = ?", [data])
     database.run("UPDATE main.segment SET state = 'here' WHERE number = ?", [number])

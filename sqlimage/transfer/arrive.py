@@ -72,7 +72,7 @@ class First:
 
 def checked_contents(where: str, header: Header, packed: bytes | memoryview) -> Contents:
     """The list of contents, as far as it can be that of this segment."""
-    contents = unpack_contents(where, packed)
+    contents = unpack_contents(where, packed, header.streams.length_bytes)
     if contents.segments[0].length_bytes != header.length_bytes:
         raise FormatError(f"{where}: the list of its segments is that of another one")
     return contents
@@ -210,9 +210,18 @@ class Incoming:
             self.segments = segments.read(self.database)
             self._places = segments.places(self.database)
             self._segment_of = [place[2] for place in self._places]
+            self._check()
         except BaseException:
             self.close()
             raise
+
+    def _check(self) -> None:
+        """Whoever made the file, its segments are numbered from 1 and of one transfer, and contents lie in them."""
+        count = len(self.segments)
+        is_counted = all(one.number == number for number, one in enumerate(self.segments, 1))
+        is_one = len({one.image for one in self.segments}) <= 1
+        if not is_counted or not is_one or any(not 1 <= number <= count for number in self._segment_of):
+            raise FormatError(f"{self.database.path}: contradicts itself on its segments", hint="fetch it anew")
 
     @property
     def identity(self) -> str | None:

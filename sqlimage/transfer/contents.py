@@ -17,7 +17,8 @@ _COUNTS = struct.Struct("<II")
 _SEGMENT = struct.Struct("<32sQ")
 _WIDTHS = (8, 4, 4, 4)
 _PLACE_BYTES = sum(_WIDTHS)
-_MOST_PLACES = 1 << 26
+_LEAST_BYTES = 16
+"""What a digest of 32 bytes certainly takes when it is compressed."""
 _LEVEL = 9
 OWN = bytes(32)
 """In place of the digest of the first segment, which cannot tell its own."""
@@ -82,11 +83,18 @@ def most_packed_bytes(segments: int, places: int) -> int:
     return raw + (raw >> 8) + 64 + 1024
 
 
-def unpack_contents(where: str, packed: bytes | memoryview) -> Contents:
-    """What :meth:`Contents.pack` made. Raises :class:`~sqlimage.errors.FormatError` for what it never makes."""
+def unpack_contents(where: str, packed: bytes | memoryview, streams_bytes: int) -> Contents:
+    """What :meth:`Contents.pack` made, of an image whose streams come to so many bytes. Raises
+    :class:`~sqlimage.errors.FormatError` for what it never makes.
+
+    Nothing takes memory here that was not sent: each segment has a digest in this, each content one in the streams, and
+    no compressor makes digests shorter.
+    """
     try:
         size = zstandard.get_frame_parameters(packed).content_size
-        most = _COUNTS.size + MOST_SEGMENTS * _SEGMENT.size + _MOST_PLACES * _PLACE_BYTES
+        most_segments = min(MOST_SEGMENTS, 1 + len(packed) // _LEAST_BYTES)
+        most_places = most_segments + streams_bytes // _LEAST_BYTES
+        most = _COUNTS.size + most_segments * _SEGMENT.size + most_places * _PLACE_BYTES
         if not _COUNTS.size <= size <= most:
             raise ValueError
         raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
@@ -117,6 +125,20 @@ def _is_possible(contents: Contents) -> bool:
     if not len(contents.data):
         return True
     within = contents.segment.min() >= 1 and contents.segment.max() <= len(contents.segments)
-    follows = 1 + np.count_nonzero(contents.data[1:] != contents.data[:-1])
     positive = contents.data.min() > 0 and contents.length.min() > 0
-    return bool(within and positive and len(np.unique(contents.data)) == follows)
+    if not within or not positive:
+        return False
+    found, which = np.unique(contents.data, return_inverse=True)
+    follows = 1 + np.count_nonzero(contents.data[1:] != contents.data[:-1])
+    pieces = which.astype(np.int64) * (MOST_SEGMENTS + 1) + contents.segment
+    return len(found) == follows and len(np.unique(pieces)) == len(pieces) and _are_apart(contents)
+
+
+def _are_apart(contents: Contents) -> bool:
+    """Whether no byte of a segment is told to be part of two contents: a few bytes would fill any disk."""
+    order = np.lexsort((contents.offset, contents.segment))
+    segment, begins = contents.segment[order], contents.offset[order]
+    ends = begins + contents.length[order]
+    lengths = np.array([one.length_bytes for one in contents.segments], dtype=np.int64)
+    is_apart = (segment[1:] != segment[:-1]) | (ends[:-1] <= begins[1:])
+    return bool(is_apart.all() and (ends <= lengths[segment - 1]).all())

@@ -14,7 +14,7 @@ from sqlimage.transfer import places
 from sqlimage.transfer.arrive import make_image
 from sqlimage.transfer.kept import Kept
 from sqlimage.transfer.origin import StoreOrigin
-from sqlimage.transfer.pull import file_for
+from sqlimage.transfer.pull import DEEPEST, file_for
 from sqlimage.transfer.push import pointer
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.stores.address import is_url, open_store
@@ -25,7 +25,6 @@ __all__ = ["is_url", "local_image", "origin_of_partial", "origin_over"]
 
 _MOST_HEADS = 32
 """Images whose streams are kept."""
-_DEEPEST = 120
 _OTHER_PARENTS = (
     "SELECT DISTINCT parent_uuid FROM main.control WHERE parent_uuid NOT IN (SELECT uuid FROM main.control)"
 )
@@ -48,7 +47,7 @@ def local_image(url: str, *, with_rest: bool = True, prefetch: bool = False) -> 
     path = _one(remote, directory, with_rest=with_rest, prefetch=prefetch)
     wanted = _parents_of(path)
     seen: set[str] = set()
-    while wanted and len(seen) < _DEEPEST:
+    while wanted and len(seen) < DEEPEST:
         uuid = wanted.pop()
         told = None if uuid in seen else pointer(shelf, uuid)
         seen.add(uuid)

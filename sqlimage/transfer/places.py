@@ -21,20 +21,20 @@ def cache_directory() -> str:
     Raises :class:`~sqlimage.errors.DeviceError` where it cannot be.
     """
     usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sqlimage")
-    return _made(os.environ.get(CACHE_VARIABLE) or usual)
+    return _made(os.environ.get(CACHE_VARIABLE) or usual, CACHE_VARIABLE)
 
 
 def _state_directory() -> str:
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return _made(os.path.join(base, "sqlimage", "origins"))
+    return _made(os.path.join(base, "sqlimage", "origins"), "XDG_STATE_HOME")
 
 
-def _made(directory: str) -> str:
+def _made(directory: str, variable: str) -> str:
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
     except OSError as problem:
         raise DeviceError(
-            f"{directory}: cannot be made ({problem.strerror})", hint=f"name another directory in {CACHE_VARIABLE}"
+            f"{directory}: cannot be made ({problem.strerror})", hint=f"name another directory in {variable}"
         ) from None
     return directory
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from sqlimage.errors import NotFoundError, RefusedError, SqlimageError
 from sqlimage.image.lineage import resolve
@@ -22,6 +24,8 @@ from sqlimage.transfer.stores.contract import SEGMENTS, Store
 from sqlimage.units import Progress
 
 _SUFFIX = ".sqlimage"
+DEEPEST = 120
+"""How many files of parents may stand one on another in a store."""
 _SOON_S = 1.0
 """How long a new image may wait for its name; what comes until then is written faster than it could be later."""
 
@@ -51,33 +55,34 @@ def pull(
     parents: bool = True,
     search: Sequence[str] = (),
     progress: Progress | None = None,
+    above: int = 0,
 ) -> PullReport:
     """Fetch an image into a new file, or go on with one that an earlier pull has begun.
 
     The file is there, and can be read in part, once the first segment has come; each segment counts when it has been
     compared with its digest and is on the disk. What ``store`` gives MUST have been compared, as by
     :class:`~sqlimage.transfer.stores.wrappers.Checked`. ``parents`` that are nowhere to be found come from the same
-    store, into the same directory. ``url`` is remembered until the image is whole.
+    store, into the same directory; this image is ``above`` so many. ``url`` is remembered until the image is whole.
 
     Raises :class:`~sqlimage.errors.NotFoundError` where segments are not in the store, after all others have been
     fetched; :class:`~sqlimage.errors.RefusedError` where the file is another image.
     """
     path = os.path.realpath(path)
     remote = look(store, name)
-    with Fetching(remote, progress) as fetching:
-        if not os.path.lexists(path):
-            if url is not None:
-                places.remember_origin(remote.identity, url)
-            _begin(remote, path, fetching)
-        with Incoming(path, "pulling it") as incoming:
-            is_ours = url is not None and places.origin_of(incoming.identity or "") == url
-            if not (is_ours and incoming.missing() and incoming.segments[0].is_here):
-                # Else the name stands for another image by now; but the segments of this one are where they were.
-                check_is_this(path, incoming, remote.identity, remote.where)
-            absent = fetching.run(incoming)
-            incoming.settle()
-            identity = incoming.identity or ""
-    above = _pull_parents(store, path, search) if parents else ()
+    fetching = Fetching(remote, progress)
+    if not os.path.lexists(path):
+        if url is not None:
+            places.remember_origin(remote.identity, url)
+        _begin(remote, path, fetching)
+    with Incoming(path, "pulling it") as incoming:
+        is_ours = url is not None and places.origin_of(incoming.identity or "") == url
+        if not (is_ours and incoming.missing() and incoming.segments[0].is_here):
+            # Else the name stands for another image by now; but the segments of this one are where they were.
+            check_is_this(path, incoming, remote.identity, remote.where)
+        absent = fetching.run(incoming)
+        incoming.settle()
+        identity = incoming.identity or ""
+    fetched = _pull_parents(store, path, search, above + 1) if parents else ()
     if absent:
         numbers = ", ".join(str(row.number) for row in absent[:10])
         raise NotFoundError(
@@ -95,13 +100,13 @@ def pull(
         fetching.fetched_segments,
         fetching.fetched_bytes,
         fetching.here_bytes,
-        above,
+        fetched,
     )
 
 
 def _begin(remote: Remote, path: str, fetching: Fetching) -> None:
     """The image with its streams, and what else comes very soon; whatever ends it, what came stays."""
-    fetching.expect_first(remote)
+    fetching.expect_first()
     first = remote.first(with_rest=True)
     with Arrival(path, first) as arrival:
         try:
@@ -112,25 +117,29 @@ def _begin(remote: Remote, path: str, fetching: Fetching) -> None:
 
 
 class Fetching:
-    """The missing segments of an image, fetched in order: one, while the one before it is written. Use as a context
-    manager."""
+    """The missing segments of an image, fetched in order: one, while the one before it is written.
+
+    On threads that nobody waits for at the end: a line may be silent for minutes, and who interrupts wants to go."""
 
     def __init__(self, remote: Remote, progress: Progress | None) -> None:
         self._remote = remote
         self._progress = progress
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pull")
         self._coming: dict[int, Future[bytes]] = {}
         self.fetched_segments = self.fetched_bytes = self.here_bytes = 0
 
     def expect(self, rows: Sequence[Segment]) -> None:
         """Begin to fetch the first of them."""
         for row in rows[:1]:
-            if row.number not in self._coming:
-                self._coming[row.number] = self._pool.submit(self._get, row)
+            self._begin(row.number, partial(self._get, row))
 
-    def expect_first(self, remote: Remote) -> None:
+    def expect_first(self) -> None:
         """Begin to fetch the first segment, of which nothing but the header needs to be known."""
-        self._coming[1] = self._pool.submit(remote.whole_first)
+        self._begin(1, self._remote.whole_first)
+
+    def _begin(self, number: int, get: Callable[[], bytes]) -> None:
+        if number not in self._coming:
+            coming = self._coming[number] = Future()
+            threading.Thread(target=_tell_of, args=(get, coming), name="pull", daemon=True).start()
 
     def run(self, target: Arrival | Incoming, seconds: float = math.inf) -> list[Segment]:
         """Fetch what is missing, for so long; what is not there, either."""
@@ -170,14 +179,15 @@ class Fetching:
         if self._progress:
             self._progress(self.here_bytes + self.fetched_bytes, total)
 
-    def __enter__(self) -> Fetching:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+def _tell_of(get: Callable[[], bytes], coming: Future[bytes]) -> None:
+    try:
+        coming.set_result(get())
+    except BaseException as problem:  # whoever waits for it is told
+        coming.set_exception(problem)
 
 
-def _pull_parents(store: Store, path: str, search: Sequence[str]) -> tuple[PullReport, ...]:
+def _pull_parents(store: Store, path: str, search: Sequence[str], depth: int) -> tuple[PullReport, ...]:
     """Pull the parents of an image, unless they are at hand."""
     reports = []
     directory = os.path.dirname(path)
@@ -185,10 +195,12 @@ def _pull_parents(store: Store, path: str, search: Sequence[str]) -> tuple[PullR
         told = pointer(store, uuid)
         if told is None:
             continue  # whoever reads will be told; the image itself is here
+        if depth > DEEPEST:
+            raise RefusedError(f"{store.where}: tells of parents of parents without an end", hint="--no-parents")
         target = file_for(directory, told["image"])
         if os.path.lexists(target) and not _is_arriving(target):
             raise RefusedError(f"{target}: exists already, and does not hold the parent {uuid}", hint="move it away")
-        reports.append(pull(store, told["image"], target, search=search))
+        reports.append(pull(store, told["image"], target, search=search, above=depth))
     return tuple(reports)
 
 

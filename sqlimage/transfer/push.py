@@ -32,6 +32,8 @@ from sqlimage.units import Progress
 
 _AT_ONCE = 2
 """Segments that are on their way at the same time, each in memory."""
+_COMPARED = {"control": {"uuid"}, "data": {"id", "digest", "stored_bytes", "flags"}}
+"""What must be told of an image that is there already, to see what of it can be used."""
 _NOT_IN_NAMES = re.compile("[^A-Za-z0-9._-]")
 
 
@@ -124,7 +126,7 @@ def pointer(store: Store, uuid: str) -> dict[str, str] | None:
     try:
         told = json.loads(store.get(f"{VERSIONS}{uuid}", MOST_SMALL_BYTES))
         return {str(key): str(value) for key, value in told.items()} if "image" in told else None
-    except (NotFoundError, ValueError, AttributeError, TypeError):
+    except (NotFoundError, ValueError, AttributeError, TypeError, RecursionError):
         return None
 
 
@@ -154,6 +156,8 @@ def _what_is_there(store: Store, name: str) -> _There | None:
     for block in split(first.streams):
         table, names, rows = columns.decode(block)
         row = {one: number for number, one in enumerate(names)}
+        if not _COMPARED.get(table, set()) <= row.keys():
+            raise FormatError(f"{remote.where}: the rows of {table!r} in its first segment lack columns")
         if table == "control":
             uuids.update(str(one[row["uuid"]]) for one in rows)
         elif table == "data":

@@ -180,7 +180,7 @@ class _Digests:
         for block in self._blocks:
             table, names, rows = columns.decode(block)
             if table != _AUDIT:
-                raise FormatError(f"there are rows of {table!r} where the audit trail should be")
+                raise FormatError(f"there are rows of {table[:100]!r} where the audit trail should be")
             yield table, names, rows
 
 
@@ -200,7 +200,7 @@ def split(packed: bytes | memoryview) -> Iterator[memoryview]:
 
 def _put(database: Database, table: str, names: list[str], rows: Sequence[Sequence[object]]) -> None:
     if table not in _KEYS:
-        raise FormatError(f"there are rows of a table {table!r}, which no image has")
+        raise FormatError(f"there are rows of a table {table[:100]!r}, which no image has")
     if table == _SIGNATURE and not signature.is_there(database):
         database.run(schema.signature_sql())
     known = names_of(database, table)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
 
-from sqlimage.errors import NotFoundError
+from sqlimage.errors import NotFoundError, UsageError
 from sqlimage.streams import segments
 from sqlimage.streams.database import Database
 from sqlimage.transfer import places
@@ -18,7 +19,7 @@ from sqlimage.transfer.push import PushReport, name_for
 from sqlimage.transfer.push import push as _push
 from sqlimage.transfer.remote import look
 from sqlimage.transfer.segment import USUAL_BYTES
-from sqlimage.transfer.stores.address import open_store
+from sqlimage.transfer.stores.address import is_url, open_store, without_userinfo
 from sqlimage.transfer.stores.contract import Store
 from sqlimage.transfer.stores.directory import DirectoryStore
 from sqlimage.transfer.stores.wrappers import Checked, Limited, Retrying
@@ -94,13 +95,35 @@ def fetched(
     try:
         identity = look(shelf, name).identity
         directory = os.path.join(places.cache_directory(), "whole", identity)
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        path = file_for(directory, name)
-        _pull(shelf, name, path, search=search, progress=progress)
+        fd = _used(directory)
+        try:
+            path = file_for(directory, name)
+            _pull(shelf, name, path, search=search, progress=progress)
+        except BaseException:
+            os.close(fd)
+            raise
     finally:
         shelf.close()
-    yield path
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        yield path
+        with suppress(BlockingIOError):  # another process reads what is there, and will clear it away
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        os.close(fd)
+
+
+def _used(directory: str) -> int:
+    """A descriptor of a directory, made where it is not there; while it is open, nobody else clears that away."""
+    while True:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):  # else somebody cleared it away just now
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(directory)):
+                    return fd
+            os.close(fd)
 
 
 def resume_pull(
@@ -140,6 +163,8 @@ def split(
 
     Raises :class:`~sqlimage.errors.RefusedError` where the directory holds something else under that name.
     """
+    if is_url(directory):
+        raise UsageError(f"{without_userinfo(directory)}: is no directory", hint="`sqlimage push` takes a URL")
     os.makedirs(directory, exist_ok=True)
     store = DirectoryStore(directory)
     return _push(path, version, store, name_for(path), segment_bytes=segment_bytes, parents=False, progress=progress)

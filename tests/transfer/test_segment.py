@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from sqlimage.errors import FormatError
 from sqlimage.transfer.contents import OWN, Contents, SegmentInfo, most_packed_bytes, unpack_contents
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
-from sqlimage.units import GIB, MIB
+from sqlimage.units import GIB, KIB, MIB
 
 _UUID = "0d8c6b1e-3c3d-4d86-9a55-0a4f0f9a2f11"
 _FIRST = Header(
@@ -66,31 +67,39 @@ def test_a_header_that_cannot_be_is_refused(header: Header) -> None:
 
 
 def _contents(places: list[tuple[int, int, int, int]], segments: int) -> Contents:
-    listed = [SegmentInfo(OWN, MIB), *(SegmentInfo(bytes([n]) * 32, MIB) for n in range(1, segments))]
+    listed = [
+        SegmentInfo(OWN, MIB),
+        *(SegmentInfo(hashlib.sha256(bytes([n])).digest(), MIB) for n in range(1, segments)),
+    ]
     return Contents(listed, *np.array(places, dtype=np.int64).reshape(-1, 4).T)
 
 
 @given(
     st.lists(
-        st.tuples(st.integers(1, 1 << 62), st.integers(1, 5), st.integers(0, 1 << 30), st.integers(1, 1 << 20)),
+        st.tuples(st.integers(1, 1 << 62), st.integers(1, 5), st.integers(0, 4096), st.integers(1, 8192)),
         max_size=60,
         unique_by=lambda place: place[0],
     )
 )
 def test_what_lies_where_comes_out_as_it_went_in_and_is_never_longer_than_was_planned(
-    places: list[tuple[int, int, int, int]],
+    some: list[tuple[int, int, int, int]],
 ) -> None:
+    free = [0] * 6
+    places = []
+    for data, segment, gap, length in some:
+        places.append((data, segment, free[segment] + gap, length))
+        free[segment] += gap + length
     contents = _contents(places, 5)
     packed = contents.pack()
     assert len(packed) <= most_packed_bytes(5, len(places))
-    back = unpack_contents("x", packed)
+    back = unpack_contents("x", packed, 32 * len(places))
     assert back.segments == contents.segments
     assert np.stack(back.places(), axis=1).tolist() == [list(place) for place in places]
 
 
 def test_pieces_of_a_content_follow_each_other() -> None:
     contents = _contents([(7, 1, 500, 100), (7, 2, 256, 300), (7, 3, 256, 5), (9, 3, 261, 50)], 3)
-    assert unpack_contents("x", contents.pack()).starts().tolist() == [0, 100, 400, 0]
+    assert unpack_contents("x", contents.pack(), KIB).starts().tolist() == [0, 100, 400, 0]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,12 @@ def test_pieces_of_a_content_follow_each_other() -> None:
         _contents([(0, 1, 0, 1)], 5),
         _contents([(1, 1, 0, 0)], 5),
         _contents([(7, 1, 0, 1), (8, 1, 1, 1), (7, 2, 0, 1)], 5),
+        _contents([(7, 1, 0, 100), (8, 1, 99, 1)], 5),
+        _contents([(7, 2, 0, 100), (8, 1, 0, 1), (9, 2, 0, 100)], 5),
+        _contents([(7, 2, 0, 1), (7, 2, 1, 1)], 5),
+        _contents([(7, 2, 0, 1), (7, 3, 0, 1), (7, 2, 1, 1)], 5),
+        _contents([(7, 2, MIB - 1, 2)], 5),
+        _contents([(n, 1, n, 1) for n in range(1, 200)], 1),
         replace(_contents([], 2), segments=[SegmentInfo(b"x" * 32, MIB)]),
         replace(_contents([], 2), segments=[SegmentInfo(OWN, MIB), SegmentInfo(OWN, MIB)]),
         replace(_contents([], 2), segments=[SegmentInfo(OWN, MIB), SegmentInfo(b"x" * 32, 1 << 50)]),
@@ -109,10 +124,10 @@ def test_pieces_of_a_content_follow_each_other() -> None:
 )
 def test_a_list_that_cannot_be_is_refused(contents: Contents) -> None:
     with pytest.raises(FormatError, match="list of its segments"):
-        unpack_contents("x", contents.pack())
+        unpack_contents("x", contents.pack(), KIB)
 
 
 @given(st.binary(max_size=200))
 def test_what_is_no_list_is_one_error(noise: bytes) -> None:
     with pytest.raises(FormatError):
-        unpack_contents("x", noise)
+        unpack_contents("x", noise, KIB)

@@ -79,7 +79,9 @@ def test_the_first_tells_everything_but_the_rest_of_the_data(
 
 def test_what_belongs_to_no_file_comes_first_and_files_by_their_place(segments: list[bytes], image: Path) -> None:
     header = read_header("x", segments[0])
-    order = unpack_contents("x", segments[0][header.contents.offset_bytes : header.contents.end_bytes]).data.tolist()
+    order = unpack_contents(
+        "x", segments[0][header.contents.offset_bytes : header.contents.end_bytes], header.streams.length_bytes
+    ).data.tolist()
     with sqlimage.open(str(image)) as opened:
         place: dict[int, int] = dict(
             opened.database.rows("SELECT data, min(start_cluster) FROM cluster_map GROUP BY data")

@@ -30,7 +30,7 @@ def open_store(url: str, *, mount_from: Sequence[str] = ()) -> tuple[Store, str]
     scheme = found[1].lower() if found else ""
     if found:
         url = scheme + url[found.end(1) :]
-    told = _without_userinfo(url)
+    told = without_userinfo(url)
     if "?" in url or "#" in url:
         raise UsageError(f"{told!r}: an address of an image has neither ? nor #", hint=_HINT)
     if scheme == "file":
@@ -89,7 +89,8 @@ def _split_tag(url: str, told: str) -> tuple[str, str]:
     return f"{before}/{repository}", name
 
 
-def _without_userinfo(url: str) -> str:
+def without_userinfo(url: str) -> str:
+    """An address as messages tell it: without who asks, and the password."""
     scheme, separator, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
