@@ -16,13 +16,15 @@ import sqlimage
 from .output import progress_bar, stands_for
 
 
-def _here(text: str) -> str:
-    """What an argument names, unless it is a URL: an image elsewhere is only read."""
-    if sqlimage.is_url(text):
+def here(text: str) -> str:
+    """What an argument names, unless it is a URL: what lies elsewhere is only read."""
+    if text is not None and sqlimage.is_url(text):  # of an argument that was left out None comes
         scheme, _, rest = text.partition("://")
         host, slash, path = rest.partition("/")
         told = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"  # who asks, and the password, are told to nobody
-        raise sqlimage.RefusedError(f"{told}: an image elsewhere is only read", hint="`sqlimage pull` it first")
+        raise sqlimage.RefusedError(
+            f"{told}: an image elsewhere is only read", hint="name a file here; `sqlimage pull` makes one"
+        )
     return text
 
 
@@ -30,12 +32,12 @@ ImageArgument = Annotated[
     str,
     typer.Argument(
         metavar="IMAGE",
-        callback=_here,
+        callback=here,
         help="An image file, or IMAGE@VERSION: a number, a label, the beginning of a UUID, or `latest`.",
         show_default=False,
     ),
 ]
-ImageFile = Annotated[str, typer.Argument(metavar="IMAGE", callback=_here, help="An image file.", show_default=False)]
+ImageFile = Annotated[str, typer.Argument(metavar="IMAGE", callback=here, help="An image file.", show_default=False)]
 PlaceArgument = Annotated[
     str,
     typer.Argument(
@@ -130,14 +132,14 @@ def split_image(text: str) -> tuple[str, str | None]:
 
     Raises :class:`sqlimage.RefusedError` for a URL.
     """
-    return split_place(_here(text))
+    return split_place(here(text))
 
 
 def split_place(text: str) -> tuple[str, str | None]:
     """The same, where it may be a URL."""
     # what stands before the @ of a host is who asks
     name = text.partition("://")[2].partition("/")[2].rpartition("/")[2] if sqlimage.is_url(text) else text
-    if os.path.exists(text) or "@" not in name:
+    if os.path.exists(text) or "@" not in name or "@sha256:" in name:
         return text, None
     path, _, version = text.rpartition("@")
     return path, version
@@ -169,6 +171,8 @@ def opened_whole(text: str, limit: str | None) -> Iterator[sqlimage.Version]:
     with ExitStack() as stack:
         if sqlimage.is_url(path):
             url = path
+            with opened(text):  # is the version there, and a key, before all of it is fetched
+                pass
             with progress_bar("fetching") as progress:
                 path = stack.enter_context(sqlimage.fetched(url, bytes_per_second=limit_of(limit), progress=progress))
             stands_for(path, url)

@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption
+from .arguments import JsonOption, here
 from .output import print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage join /media/usb laptop.sqlimage"
@@ -18,7 +18,8 @@ EXAMPLE = "sqlimage join /media/usb laptop.sqlimage"
 def command(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="Where the segments are.")],
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="The image to make, or one that segments are missing of.")
+        str,
+        typer.Argument(metavar="IMAGE", callback=here, help="The image to make, or one that segments are missing of."),
     ],
     name: Annotated[str | None, typer.Option(help="Which image, where DIR holds several.")] = None,
     json: JsonOption = False,

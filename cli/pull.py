@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption, LimitOption, limit_of
+from .arguments import JsonOption, LimitOption, here, limit_of
 from .output import print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage pull s3://images/laptops/golden.sqlimage golden.sqlimage"
@@ -18,7 +18,8 @@ EXAMPLE = "sqlimage pull s3://images/laptops/golden.sqlimage golden.sqlimage"
 def command(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where the image is; with --resume the image itself.")],
     image: Annotated[
-        str | None, typer.Argument(metavar="IMAGE", help="The file to make, or one that an earlier pull has begun.")
+        str | None,
+        typer.Argument(metavar="IMAGE", callback=here, help="The file to make, or one that an earlier pull has begun."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with IMAGE, from where it was pulled: `pull --resume IMAGE`.")

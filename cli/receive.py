@@ -10,7 +10,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption
+from .arguments import JsonOption, here
 from .output import print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage receive laptop.sqlimage < segments"
@@ -18,7 +18,8 @@ EXAMPLE = "sqlimage receive laptop.sqlimage < segments"
 
 def command(
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="The file to make, or one that segments are missing of.")
+        str,
+        typer.Argument(metavar="IMAGE", callback=here, help="The file to make, or one that segments are missing of."),
     ],
     json: JsonOption = False,
 ) -> None:

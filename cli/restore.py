@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption, LimitOption, PlaceArgument, opened, opened_whole, split_place
+from .arguments import JsonOption, LimitOption, PlaceArgument, here, opened, opened_whole, split_place
 from .output import message, print_explanation, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage restore laptop.sqlimage@golden /dev/sdb1"
@@ -17,7 +17,9 @@ EXAMPLE = "sqlimage restore laptop.sqlimage@golden /dev/sdb1"
 
 def command(
     image: PlaceArgument,
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="A file, a block device, or a disk image.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", callback=here, help="A file, a block device, or a disk image.")
+    ],
     format_: Annotated[
         str | None,
         typer.Option("--format", metavar="NAME", help="The format of a new file; else by its name: .qcow2, .vhdx, ..."),

@@ -44,13 +44,15 @@ def register(path: str, origin: Origin) -> None:
 
 def of(path: str) -> Origin | None:
     """Where what is missing of an image can be had; None where nobody knows."""
-    if path in _origins:
-        return _origins[path]
-    with _lock:
-        if path not in _origins:
-            found = (finder(path) for finder in _finders)
-            _origins[path] = next((origin for origin in found if origin is not None), None)
-        return _origins[path]
+    if path not in _origins:
+        found = next((origin for origin in (finder(path) for finder in _finders) if origin is not None), None)
+        with _lock:  # not before: the place may be slow to answer
+            if path not in _origins:
+                _origins[path] = found
+                return found
+        if found is not None:
+            found.close()
+    return _origins[path]
 
 
 def forget(path: str) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 
-from sqlimage.errors import FormatError, RefusedError, SqlimageError
+from sqlimage.errors import FormatError, NotFoundError, RefusedError, SqlimageError
 from sqlimage.image import elsewhere
 from sqlimage.streams import segments
 from sqlimage.streams.database import Database
@@ -23,6 +22,8 @@ from sqlimage.transfer.stores.wrappers import Retrying
 
 __all__ = ["is_url", "local_image", "origin_of_partial", "origin_over"]
 
+_held: dict[str, int] = {}
+"""Directories of the cache that this process reads in, as long as it lives."""
 _MOST_HEADS = 32
 """Images whose streams are kept."""
 _OTHER_PARENTS = (
@@ -44,6 +45,8 @@ def local_image(url: str, *, with_rest: bool = True, prefetch: bool = False) -> 
     directory = os.path.join(places.cache_directory(), "images", remote.identity)
     if not os.path.isdir(directory) and not with_rest:
         directory += "-part"
+    if directory not in _held:
+        _held[directory] = places.hold(directory)
     path = _one(remote, directory, with_rest=with_rest, prefetch=prefetch)
     wanted = _parents_of(path)
     seen: set[str] = set()
@@ -52,9 +55,10 @@ def local_image(url: str, *, with_rest: bool = True, prefetch: bool = False) -> 
         told = None if uuid in seen else pointer(shelf, uuid)
         seen.add(uuid)
         if told is not None:
-            above = _one(look(shelf, told["image"]), directory, with_rest=with_rest, prefetch=False)
-            wanted += _parents_of(above)
-    _forget_oldest(os.path.dirname(directory))
+            with suppress(NotFoundError, FormatError):  # perhaps it is at hand, or not needed
+                above = _one(look(shelf, told["image"]), directory, with_rest=with_rest, prefetch=False)
+                wanted += _parents_of(above)
+    places.forget_oldest(os.path.dirname(directory), _MOST_HEADS)
     return path
 
 
@@ -64,8 +68,6 @@ def _one(remote: Remote, directory: str, *, with_rest: bool, prefetch: bool) -> 
     if os.path.exists(path) and _identity_of(path) != remote.identity:
         with suppress(OSError):
             os.unlink(path)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    os.utime(directory)
     early = b""
     if not os.path.exists(path):
         first = remote.first(with_rest=with_rest)
@@ -80,12 +82,14 @@ def _one(remote: Remote, directory: str, *, with_rest: bool, prefetch: bool) -> 
 
 
 def _identity_of(path: str) -> str | None:
+    """Of an image in the cache; None where it is damaged, for then it is made anew."""
     try:
         with Database.open(path, structure_only=True) as database:
             found = segments.read(database)
-    except SqlimageError:
+            is_sound = database.row("PRAGMA main.quick_check(1)") == ("ok",)
+    except (FormatError, NotFoundError):
         return None
-    return found[0].image if found else None
+    return found[0].image if found and is_sound else None
 
 
 def _parents_of(path: str) -> list[str]:
@@ -124,11 +128,3 @@ def origin_of_partial(path: str) -> StoreOrigin | None:
     if not found[0].is_here and look(shelf, name).identity != found[0].image:
         return None
     return origin_over(shelf, name, path)
-
-
-def _forget_oldest(directory: str) -> None:
-    """Streams of images that have not been looked at for long make room."""
-    with suppress(OSError):
-        every = sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(directory) if entry.is_dir())
-        for _, path in every[:-_MOST_HEADS]:
-            shutil.rmtree(path, ignore_errors=True)

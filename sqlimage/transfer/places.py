@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import shutil
+from contextlib import suppress
 
 from sqlimage.errors import DeviceError
 from sqlimage.nameless import NamelessFile
@@ -66,3 +69,36 @@ def forget_origin(identity: str) -> None:
             os.unlink(os.path.join(_state_directory(), identity))
         except OSError:
             return
+
+
+def hold(directory: str) -> int:
+    """A descriptor of a directory, made where it is not there; while it is open, nobody clears that away."""
+    while True:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):  # else somebody cleared it away just now
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(directory)):
+                    os.utime(directory)
+                    return fd
+            os.close(fd)
+
+
+def clear(directory: str) -> None:
+    """Remove a directory, unless somebody holds it."""
+    with suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            os.close(fd)
+
+
+def forget_oldest(directory: str, most: int) -> None:
+    """Of the directories in one, let those go that have not been held for longest and that nobody holds."""
+    with suppress(OSError):
+        every = sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(directory) if entry.is_dir())
+        for _, path in every[:-most]:
+            clear(path)

@@ -27,7 +27,7 @@ from sqlimage.transfer.plan import Elsewhere, Known, Plan, Stored, chosen, make_
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.rows import split
 from sqlimage.transfer.segment import HEADER_BYTES, USUAL_BYTES
-from sqlimage.transfer.stores.contract import MOST_SMALL_BYTES, SEGMENTS, VERSIONS, Store, address
+from sqlimage.transfer.stores.contract import MOST_SMALL_BYTES, SEGMENTS, VERSIONS, Store, address, check_name
 from sqlimage.units import Progress
 
 _AT_ONCE = 2
@@ -125,7 +125,10 @@ def pointer(store: Store, uuid: str) -> dict[str, str] | None:
     """What a store says of a version: under ``image`` the name of the image that holds it; None where it knows none."""
     try:
         told = json.loads(store.get(f"{VERSIONS}{uuid}", MOST_SMALL_BYTES))
-        return {str(key): str(value) for key, value in told.items()} if "image" in told else None
+        if "image" not in told:
+            return None
+        check_name(str(told["image"]))
+        return {str(key): str(value) for key, value in told.items()}
     except (NotFoundError, ValueError, AttributeError, TypeError, RecursionError):
         return None
 

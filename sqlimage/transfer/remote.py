@@ -38,10 +38,18 @@ class Remote:
         return self.header.identity
 
     def first(self, *, with_rest: bool) -> First:
-        """All that the first segment tells; without the rest, enough to read files.
+        """All that the first segment tells; without the rest, enough to read files. What does not match its digest is
+        asked for once more.
 
-        Raises :class:`~sqlimage.errors.DamagedError` where it does not match its digest.
+        Raises :class:`~sqlimage.errors.DamagedError` where it still does not.
         """
+        try:
+            return self._first(with_rest)
+        except DamagedError:
+            self.begins = self.store.get_range(self.name, 0, len(self.begins))
+            return self._first(with_rest)
+
+    def _first(self, with_rest: bool) -> First:
         header = self.header
         if len(self.begins) < header.data_offset_bytes:
             self._fetch_until(min(header.data_offset_bytes + _AHEAD_BYTES, header.rest.offset_bytes))
@@ -85,7 +93,11 @@ def look(store: Store, name: str) -> Remote:
     """
     where = address(store, name)
     begins = store.get_range(name, 0, PROBE_BYTES)
-    header = read_header(where, begins)
+    try:
+        header = read_header(where, begins)
+    except FormatError:  # the line may be at fault
+        begins = store.get_range(name, 0, PROBE_BYTES)
+        header = read_header(where, begins)
     if not header.is_first:
         raise FormatError(f"{where}: is segment {header.number} of an image, and not its first")
     return Remote(store, name, header, begins)

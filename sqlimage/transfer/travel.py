@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 from sqlimage.errors import NotFoundError, UsageError
@@ -24,6 +22,9 @@ from sqlimage.transfer.stores.contract import Store
 from sqlimage.transfer.stores.directory import DirectoryStore
 from sqlimage.transfer.stores.wrappers import Checked, Limited, Retrying
 from sqlimage.units import Progress
+
+_MOST_WHOLE = 4
+"""Images that are kept whole, to go on where a restore was interrupted."""
 
 
 def push(
@@ -94,8 +95,10 @@ def fetched(
     shelf = _wrapped(store, bytes_per_second)
     try:
         identity = look(shelf, name).identity
-        directory = os.path.join(places.cache_directory(), "whole", identity)
-        fd = _used(directory)
+        every = os.path.join(places.cache_directory(), "whole")
+        directory = os.path.join(every, identity)
+        fd = places.hold(directory)
+        places.forget_oldest(every, _MOST_WHOLE)
         try:
             path = file_for(directory, name)
             _pull(shelf, name, path, search=search, progress=progress)
@@ -106,24 +109,9 @@ def fetched(
         shelf.close()
     try:
         yield path
-        with suppress(BlockingIOError):  # another process reads what is there, and will clear it away
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(directory, ignore_errors=True)
     finally:
         os.close(fd)
-
-
-def _used(directory: str) -> int:
-    """A descriptor of a directory, made where it is not there; while it is open, nobody else clears that away."""
-    while True:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        with suppress(FileNotFoundError):  # else somebody cleared it away just now
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(directory)):
-                    return fd
-            os.close(fd)
+    places.clear(directory)  # unless another process reads what is there, and will do that
 
 
 def resume_pull(

@@ -99,8 +99,9 @@ STAYING: dict[str, tuple[Fault, int]] = {
     "has lost the end": (truncated, 6),
 }
 """What a server does from some request on, and the exit code that it is worth."""
-_BEHAVES = 6
-"""Requests: the beginning of the first segment, all of it, and four more."""
+_SEGMENTS_BEFORE = 5
+_BEHAVES = _SEGMENTS_BEFORE + 2
+"""Requests: the beginning of the first segment, its end, all of it, and four more."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,11 @@ def test_a_server_that_stays_bad_is_told_in_one_line_and_what_is_whole_is_kept(
     server, image, done = failed[name].server, failed[name].image, failed[name].done
     assert server.url in check_one_line(done, STAYING[name][1])
     check_partial(image)
-    assert here_bytes(image) == (_BEHAVES - 1) * SEGMENT_BYTES
+    assert here_bytes(image) == _SEGMENTS_BEFORE * SEGMENT_BYTES
     server.requests.clear()
     report = json.loads(tool("pull", f"{server.url}/{NAME}", image, "--json"))
-    assert report["here_bytes"] == (_BEHAVES - 1) * SEGMENT_BYTES
-    assert len(server.requests) == 1 + report["segments"] - (_BEHAVES - 1), "each of the others once"
+    assert report["here_bytes"] == _SEGMENTS_BEFORE * SEGMENT_BYTES
+    assert len(server.requests) == 1 + report["segments"] - _SEGMENTS_BEFORE, "each of the others once"
     check_copy(image, world.source)
 
 

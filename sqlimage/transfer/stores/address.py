@@ -93,4 +93,6 @@ def without_userinfo(url: str) -> str:
     """An address as messages tell it: without who asks, and the password."""
     scheme, separator, rest = url.partition("://")
     host, slash, path = rest.partition("/")
+    if "@" not in host and ":" in host and "@" in path:  # a password with a slash in it
+        return f"{scheme}{separator}{rest.rpartition('@')[2]}"
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
