@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 
 from sqlimage.errors import NotFoundError, RefusedError, SqlimageError
 from sqlimage.image.lineage import resolve
@@ -18,6 +17,7 @@ from sqlimage.streams.database import Database
 from sqlimage.streams.segments import Segment
 from sqlimage.transfer import places
 from sqlimage.transfer.arrive import Arrival, Incoming, check_is_this
+from sqlimage.transfer.daemons import Daemons
 from sqlimage.transfer.push import pointer
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.stores.contract import SEGMENTS, Store
@@ -69,19 +69,19 @@ def pull(
     """
     path = os.path.realpath(path)
     remote = look(store, name)
-    fetching = Fetching(remote, progress)
-    if not os.path.lexists(path):
-        if url is not None:
-            places.remember_origin(remote.identity, url)
-        _begin(remote, path, fetching)
-    with Incoming(path, "pulling it") as incoming:
-        is_ours = url is not None and places.origin_of(incoming.identity or "") == url
-        if not (is_ours and incoming.missing() and incoming.segments[0].is_here):
-            # Else the name stands for another image by now; but the segments of this one are where they were.
-            check_is_this(path, incoming, remote.identity, remote.where)
-        absent = fetching.run(incoming)
-        incoming.settle()
-        identity = incoming.identity or ""
+    with closing(Fetching(remote, progress)) as fetching:
+        if not os.path.lexists(path):
+            if url is not None:
+                places.remember_origin(remote.identity, url)
+            _begin(remote, path, fetching)
+        with Incoming(path, "pulling it") as incoming:
+            is_ours = url is not None and places.origin_of(incoming.identity or "") == url
+            if not (is_ours and incoming.missing() and incoming.segments[0].is_here):
+                # Else the name stands for another image by now; but the segments of this one are where they were.
+                check_is_this(path, incoming, remote.identity, remote.where)
+            absent = fetching.run(incoming)
+            incoming.settle()
+            identity = incoming.identity or ""
     fetched = _pull_parents(store, path, search, above + 1) if parents else ()
     if absent:
         numbers = ", ".join(str(row.number) for row in absent[:10])
@@ -117,29 +117,24 @@ def _begin(remote: Remote, path: str, fetching: Fetching) -> None:
 
 
 class Fetching:
-    """The missing segments of an image, fetched in order: one, while the one before it is written.
-
-    On threads that nobody waits for at the end: a line may be silent for minutes, and who interrupts wants to go."""
+    """The missing segments of an image, fetched in order: one, while the one before it is written. Close it."""
 
     def __init__(self, remote: Remote, progress: Progress | None) -> None:
         self._remote = remote
         self._progress = progress
+        self._daemons = Daemons(1, "pull")
         self._coming: dict[int, Future[bytes]] = {}
         self.fetched_segments = self.fetched_bytes = self.here_bytes = 0
 
     def expect(self, rows: Sequence[Segment]) -> None:
         """Begin to fetch the first of them."""
         for row in rows[:1]:
-            self._begin(row.number, partial(self._get, row))
+            if row.number not in self._coming:
+                self._coming[row.number] = self._daemons.submit(self._get, row)
 
     def expect_first(self) -> None:
         """Begin to fetch the first segment, of which nothing but the header needs to be known."""
-        self._begin(1, self._remote.whole_first)
-
-    def _begin(self, number: int, get: Callable[[], bytes]) -> None:
-        if number not in self._coming:
-            coming = self._coming[number] = Future()
-            threading.Thread(target=_tell_of, args=(get, coming), name="pull", daemon=True).start()
+        self._coming[1] = self._daemons.submit(self._remote.whole_first)
 
     def run(self, target: Arrival | Incoming, seconds: float = math.inf) -> list[Segment]:
         """Fetch what is missing, for so long; what is not there, either."""
@@ -175,16 +170,13 @@ class Fetching:
             return self._remote.whole_first()
         return self._remote.store.get(f"{SEGMENTS}{row.digest.hex()}", row.length_bytes)
 
+    def close(self) -> None:
+        """What is on its way is not waited for."""
+        self._daemons.abandon()
+
     def _tell(self, total: int) -> None:
         if self._progress:
             self._progress(self.here_bytes + self.fetched_bytes, total)
-
-
-def _tell_of(get: Callable[[], bytes], coming: Future[bytes]) -> None:
-    try:
-        coming.set_result(get())
-    except BaseException as problem:  # whoever waits for it is told
-        coming.set_exception(problem)
 
 
 def _pull_parents(store: Store, path: str, search: Sequence[str], depth: int) -> tuple[PullReport, ...]:

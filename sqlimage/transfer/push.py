@@ -7,10 +7,10 @@ import json
 import os
 import re
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from sqlimage.transfer import columns
 from sqlimage.transfer.arrive import First
 from sqlimage.transfer.contents import OWN, SegmentInfo
 from sqlimage.transfer.cut import cut, cut_first, digest
+from sqlimage.transfer.daemons import Daemons
 from sqlimage.transfer.plan import Elsewhere, Known, Plan, Stored, chosen, make_plan
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.rows import split
@@ -213,6 +214,17 @@ def _is_same(remote: Remote, plan: Plan) -> bool:
     return (remote.header.streams.digest, remote.header.rest.digest) == (digest(plan.streams), digest(plan.rest))
 
 
+def _down_to(most: int, sending: set[Future[None]]) -> set[Future[None]]:
+    """Those that are still on their way when there are no more than that; whatever fails first is raised at once."""
+    while True:
+        for one in [one for one in sending if one.done()]:
+            one.result()
+            sending.remove(one)
+        if len(sending) <= most:
+            return sending
+        wait(sending, return_when=FIRST_COMPLETED)
+
+
 class _Sending:
     """The segments of a plan on their way."""
 
@@ -229,25 +241,27 @@ class _Sending:
         """Send what is not there, and let the name stand for it; the identity, and of how many segments it consists."""
         plan = self._plan
         connections = Connections(self._database)
-        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="push")
+        pool = Daemons(_AT_ONCE, "push")
         numbers = range(2, len(plan.cut) + 1)
         known: dict[int, Future[bytes]] = {number: Future() for number in numbers}
-        sending: deque[Future[None]] = deque()
+        sending: set[Future[None]] = set()
         try:
             for number in numbers:
-                sending.append(pool.submit(self._send, connections, number, known[number]))
-                if len(sending) > _AT_ONCE:
-                    sending.popleft().result()
+                sending.add(pool.submit(self._send, connections, number, known[number]))
+                sending = _down_to(_AT_ONCE, sending)
             # The first is cut as soon as all others are known, while the last of them are still on their way.
+            while unknown := [one for one in known.values() if not one.done()]:
+                either: list[Future[Any]] = [*unknown, *sending]
+                wait(either, return_when=FIRST_COMPLETED)
+                sending = _down_to(len(sending), sending)
             sent = [known[number].result() for number in numbers]
             segment = cut_first(self._database, plan, sent)
             first: Future[bytes] = Future()
-            sending.append(pool.submit(self._put, segment, first))
-            while sending:
-                sending.popleft().result()
+            sending.add(pool.submit(self._put, segment, first))
+            _down_to(0, sending)
         finally:
-            pool.shutdown(cancel_futures=True)
-            connections.close()
+            pool.abandon()
+        connections.close()  # where it was interrupted, somebody may still read through one
         self._first = first.result().hex()
         others = {one.name for one in plan.used_segments()}
         keep = [SEGMENTS + one.hex() for one in sent] + sorted(others)
