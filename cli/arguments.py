@@ -19,9 +19,7 @@ from .output import progress_bar, stands_for
 def here(text: str) -> str:
     """What an argument names, unless it is a URL: what lies elsewhere is only read."""
     if text is not None and sqlimage.is_url(text):  # of an argument that was left out None comes
-        scheme, _, rest = text.partition("://")
-        host, slash, path = rest.partition("/")
-        told = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"  # who asks, and the password, are told to nobody
+        told = sqlimage.without_userinfo(text)  # who asks, and the password, are told to nobody
         raise sqlimage.RefusedError(
             f"{told}: an image elsewhere is only read", hint="name a file here; `sqlimage pull` makes one"
         )

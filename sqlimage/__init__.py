@@ -82,10 +82,11 @@ if TYPE_CHECKING:
     from sqlimage.streams.database import recover
     from sqlimage.streams.files import Extent, FileRow
     from sqlimage.streams.properties import parse as parse_property
-    from sqlimage.transfer.opening import is_url, local_image
+    from sqlimage.transfer.opening import local_image
     from sqlimage.transfer.pipe import ReceiveReport, SendReport, receive, send
     from sqlimage.transfer.pull import PullReport
     from sqlimage.transfer.push import PushReport
+    from sqlimage.transfer.stores.address import is_url, without_userinfo
     from sqlimage.transfer.travel import fetched, join, pull, push, resume_pull, split
     from sqlimage.units import format_size, parse_size
     from sqlimage.versions.compact import CompactReport, compact
@@ -155,7 +156,7 @@ _HOMES = {
     "transfer.pipe": ("ReceiveReport", "SendReport", "receive", "send"),
     "transfer.pull": ("PullReport",),
     "transfer.push": ("PushReport",),
-    "transfer.stores.address": ("is_url",),
+    "transfer.stores.address": ("is_url", "without_userinfo"),
     "transfer.travel": ("fetched", "join", "pull", "push", "resume_pull", "split"),
     "units": ("format_size", "parse_size"),
     "versions.compact": ("CompactReport", "compact"),
@@ -307,6 +308,7 @@ __all__ = [
     "verify_files",
     "verify_signatures",
     "version_tree",
+    "without_userinfo",
 ]
 
 

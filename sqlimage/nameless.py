@@ -21,6 +21,11 @@ _libc = ctypes.CDLL(None)
 _SYNC_FILE_RANGE_WRITE = 2
 
 
+def start_writeback(fd: int) -> None:
+    """Let the kernel begin to write what is dirty of a file, without waiting for it."""
+    _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+
+
 class NamelessFile:
     """A file in the making, open as :attr:`fd`. Use as a context manager: what is not published is gone afterwards.
 
@@ -68,7 +73,7 @@ class NamelessFile:
 
     def start_writeback(self) -> None:
         """Let the kernel begin to write what is dirty, without waiting, so that the sync at the end is short."""
-        _libc.sync_file_range(self.fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+        start_writeback(self.fd)
 
     def sync_meanwhile(self) -> None:
         """Make durable what is there so far, beside whatever the caller goes on with, which is no more writing."""

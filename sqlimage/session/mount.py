@@ -14,7 +14,7 @@ from sqlimage.mount.background import Ready, start_in_background
 from sqlimage.mount.session import MountEnd, MountRequest
 from sqlimage.mount.unmount import unmount as _unmount
 from sqlimage.session.work import Outcome, open_work
-from sqlimage.transfer.opening import is_url
+from sqlimage.transfer.stores.address import is_url
 
 
 def mount(

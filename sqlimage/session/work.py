@@ -18,7 +18,8 @@ from sqlimage.media.window import Window, WritableWindow
 from sqlimage.streams.control import Control, Volume
 from sqlimage.streams.database import recover
 from sqlimage.streams.writer import holder
-from sqlimage.transfer.opening import is_url, local_image
+from sqlimage.transfer.opening import local_image
+from sqlimage.transfer.stores.address import is_url
 
 MEDIUM = "medium"
 ENDS = ("keep", "commit", "discard")

@@ -89,9 +89,3 @@ def fill(
             database.run("UPDATE main.place SET bytes = NULL WHERE data = ?", [data])
     database.run("UPDATE main.segment SET state = 'here' WHERE number = ?", [number])
     database.run("DELETE FROM main.place WHERE NOT EXISTS (SELECT 1 FROM main.segment WHERE state <> 'here')")
-
-
-def arrived_piece(database: Database, data: int, start: int) -> bytes | None:
-    """What has arrived of a content of which more is to come."""
-    row = database.row("SELECT bytes FROM main.place WHERE data = ? AND start = ?", [data, start])
-    return row[0] if row and isinstance(row[0], bytes) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import time
@@ -14,6 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from sqlimage.errors import DamagedError, DeviceError, FormatError, RefusedError
+from sqlimage.nameless import start_writeback
 from sqlimage.streams import control, segments
 from sqlimage.streams.connecting import check_identity
 from sqlimage.streams.database import Database
@@ -27,8 +27,6 @@ from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
 
 _LONGEST_S = 1.0
 """How long what was put may wait to be made durable, where it may."""
-_SYNC_FILE_RANGE_WRITE = 2
-_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +276,7 @@ class Incoming:
             self._take_back()
             raise
         self.segments[number - 1] = replace(row, state=HERE)
-        self._start_writeback()
+        start_writeback(self._fd)  # while the next segment is on its way
         if not may_wait or time.monotonic() - self._since > _LONGEST_S:
             self.settle()
 
@@ -298,10 +296,6 @@ class Incoming:
         for number in self._unsettled:
             self.segments[number - 1] = replace(self.segments[number - 1], state=MISSING)
         self._unsettled.clear()
-
-    def _start_writeback(self) -> None:
-        """Let the kernel write while the next segment is on its way, without waiting for it."""
-        _libc.sync_file_range(self._fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
     def close(self) -> None:
         try:

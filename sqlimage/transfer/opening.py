@@ -16,11 +16,9 @@ from sqlimage.transfer.origin import StoreOrigin
 from sqlimage.transfer.pull import DEEPEST, file_for
 from sqlimage.transfer.push import pointer
 from sqlimage.transfer.remote import Remote, look
-from sqlimage.transfer.stores.address import is_url, open_store
+from sqlimage.transfer.stores.address import open_store
 from sqlimage.transfer.stores.contract import Store
 from sqlimage.transfer.stores.wrappers import Retrying
-
-__all__ = ["is_url", "local_image", "origin_of_partial", "origin_over"]
 
 _held: dict[str, int] = {}
 """Directories of the cache that this process reads in, as long as it lives."""

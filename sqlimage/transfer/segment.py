@@ -8,7 +8,6 @@ import struct
 import uuid
 from dataclasses import dataclass
 
-from sqlimage.codec.chunk import MAX_CHUNK_BYTES
 from sqlimage.errors import FormatError
 from sqlimage.units import GIB, MIB
 
@@ -141,8 +140,3 @@ def _is_possible(header: Header) -> bool:
 def most_contents_bytes(segment_bytes: int) -> int:
     """How much of contents a segment after the first has room for."""
     return segment_bytes - HEADER_BYTES
-
-
-LARGEST_CONTENT = MAX_CHUNK_BYTES
-"""The most a content can be stored in; the overhead of encryption comes only to what did not shrink and is then this
-and 40 bytes."""

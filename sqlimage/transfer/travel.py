@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
 
 from sqlimage.errors import NotFoundError, UsageError
 from sqlimage.streams import segments
@@ -79,7 +78,7 @@ def pull(
     store, name = open_store(url)
     shelf = _wrapped(store, bytes_per_second)
     try:
-        told = _without_credentials(url)
+        told = without_userinfo(url)
         return _pull(shelf, name, path, url=told, parents=parents, search=search, progress=progress)
     finally:
         shelf.close()
@@ -174,9 +173,3 @@ def join(directory: str, path: str, *, name: str | None = None, progress: Progre
             raise NotFoundError(f"{directory}: {what}", hint="name the one with --name" if found else "")
         name = found[0]
     return _pull(Checked(store), name, path, parents=False, progress=progress)
-
-
-def _without_credentials(url: str) -> str:
-    """A URL as it may be remembered."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
