@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlimage
@@ -22,6 +23,25 @@ SEGMENT_BYTES = 256 << 10
 FILES, FILE_BYTES = 60, 100_000
 COMPANIONS = ("-edit", "-journal", "-wal", "-shm")
 """What may lie beside an image that is being written."""
+
+
+@dataclass(frozen=True)
+class World:
+    """An image, and its segments in a directory."""
+
+    place: Path
+    source: Path
+    shelf: Path
+    content: dict[str, bytes]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(len(content) for name, content in self.content.items() if name.startswith(SEGMENTS))
+
+
+def make_world(place: Path) -> World:
+    source = make_image(place)
+    return World(place, source, place / "shelf", shelf_of(source, place / "shelf"))
 
 
 def make_image(place: Path, seed: object = 0, files: int = FILES) -> Path:

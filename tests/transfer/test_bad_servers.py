@@ -21,31 +21,20 @@ from tests.make.misbehaving import Handler, Misbehaving, misbehaving
 from tests.transfer.made import (
     NAME,
     SEGMENT_BYTES,
+    World,
     check_copy,
     check_one_line,
     check_partial,
     here_bytes,
-    make_image,
-    shelf_of,
+    make_world,
 )
 
 Fault = Callable[[Handler], None]
 
 
-@dataclass(frozen=True)
-class World:
-    """An image, and its segments."""
-
-    place: Path
-    source: Path
-    content: dict[str, bytes]
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    place = tmp_path_factory.mktemp("world")
-    source = make_image(place)
-    return World(place, source, shelf_of(source, place / "shelf"))
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def truncated(handler: Handler) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,14 @@ from tests.transfer.made import (
     NAME,
     SEGMENT,
     SEGMENT_BYTES,
+    World,
     check_beside,
     check_copy,
     check_one_line,
     check_partial,
     here,
     here_bytes,
-    make_image,
-    shelf_of,
+    make_world,
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -38,22 +37,9 @@ BEGUN = 7
 """Segments that came while there was room."""
 
 
-@dataclass(frozen=True)
-class World:
-    source: Path
-    shelf: Path
-    content: dict[str, bytes]
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(len(content) for name, content in self.content.items() if name.startswith("segments/"))
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    place = tmp_path_factory.mktemp("world")
-    source = make_image(place)
-    return World(source, place / "shelf", shelf_of(source, place / "shelf"))
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

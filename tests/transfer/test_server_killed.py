@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,13 @@ from tests.transfer.made import (
     NAME,
     SEGMENT,
     SEGMENT_BYTES,
+    World,
     check_copy,
     check_one_line,
     check_partial,
     check_store,
     here_bytes,
-    make_image,
-    shelf_of,
+    make_world,
 )
 
 KINDS = ("s3", "registry")
@@ -62,22 +61,9 @@ class Server:
         self._running.close()
 
 
-@dataclass(frozen=True)
-class World:
-    place: Path
-    source: Path
-    content: dict[str, bytes]
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(len(content) for name, content in self.content.items() if name.startswith("segments/"))
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    place = tmp_path_factory.mktemp("world")
-    source = make_image(place)
-    return World(place, source, shelf_of(source, place / "shelf"))
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @contextmanager
