@@ -48,9 +48,13 @@ def server(world: World) -> Iterator[Misbehaving]:
         yield state
 
 
+_FIRST_AGAIN = [bad.behave] * 3
+"""The first segment and its end are asked for at once, in any order, and after one wrong answer once more."""
+
+
 def test_a_server_that_has_bad_moments_is_asked_again(world: World, server: Misbehaving, tmp_path: Path) -> None:
     server.faults = [
-        *(bad.status(500), bad.behave, bad.wrong_bytes, bad.behave, bad.wrong_bytes, bad.cut_after(100_000)),
+        *(bad.status(500), bad.behave, bad.wrong_bytes, *_FIRST_AGAIN, bad.wrong_bytes, bad.cut_after(100_000)),
         *(bad.behave, truncated, bad.status(503), bad.cut_after(1000, reset=True), bad.behave, bad.status(500)),
     ]
     tool("pull", f"{server.url}/{NAME}", tmp_path / "copy.sqlimage")
@@ -70,7 +74,7 @@ def test_a_hundred_servers_that_have_bad_moments(world: World, server: Misbehavi
     for turn in range(100):
         dice = random.Random(f"moments {turn}")
         image = tmp_path / f"{turn}.sqlimage"
-        server.faults = [bad.behave, dice.choice(PASSING), bad.behave]
+        server.faults = [bad.behave, dice.choice(PASSING), *_FIRST_AGAIN]
         for _ in range(dice.randint(1, 6)):
             server.faults += [dice.choice(PASSING) for _ in range(dice.randint(1, 3))]
             server.faults += [bad.behave] * dice.randint(2, 4)  # two requests are under way at most
