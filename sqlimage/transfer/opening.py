@@ -14,11 +14,11 @@ from sqlimage.transfer.arrive import make_image
 from sqlimage.transfer.kept import Kept
 from sqlimage.transfer.origin import StoreOrigin
 from sqlimage.transfer.pull import DEEPEST, file_for
-from sqlimage.transfer.push import pointer
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.stores.address import open_store
 from sqlimage.transfer.stores.contract import Store
 from sqlimage.transfer.stores.wrappers import Retrying
+from sqlimage.transfer.there import pointer
 
 _held: dict[str, int] = {}
 """Directories of the cache that this process reads in, as long as it lives."""
@@ -50,11 +50,11 @@ def local_image(url: str, *, with_rest: bool = True, prefetch: bool = False) -> 
     seen: set[str] = set()
     while wanted and len(seen) < DEEPEST:
         uuid = wanted.pop()
-        told = None if uuid in seen else pointer(shelf, uuid)
+        image = None if uuid in seen else pointer(shelf, uuid)
         seen.add(uuid)
-        if told is not None:
+        if image is not None:
             with suppress(NotFoundError, FormatError):  # perhaps it is at hand, or not needed
-                above = _one(look(shelf, told["image"]), directory, with_rest=with_rest, prefetch=False)
+                above = _one(look(shelf, image), directory, with_rest=with_rest, prefetch=False)
                 wanted += _parents_of(above)
     places.forget_oldest(os.path.dirname(directory), _MOST_HEADS)
     return path

@@ -18,9 +18,9 @@ from sqlimage.streams.segments import Segment
 from sqlimage.transfer import places
 from sqlimage.transfer.arrive import Arrival, Incoming, check_is_this
 from sqlimage.transfer.daemons import Daemons
-from sqlimage.transfer.push import pointer
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.stores.contract import SEGMENTS, Store
+from sqlimage.transfer.there import pointer
 from sqlimage.units import Progress
 
 _SUFFIX = ".sqlimage"
@@ -184,15 +184,15 @@ def _pull_parents(store: Store, path: str, search: Sequence[str], depth: int) ->
     reports = []
     directory = os.path.dirname(path)
     for uuid in missing_parents(path, search):
-        told = pointer(store, uuid)
-        if told is None:
+        name = pointer(store, uuid)
+        if name is None:
             continue  # whoever reads will be told; the image itself is here
         if depth > DEEPEST:
             raise RefusedError(f"{store.where}: tells of parents of parents without an end", hint="--no-parents")
-        target = file_for(directory, told["image"])
+        target = file_for(directory, name)
         if os.path.lexists(target) and not _is_arriving(target):
             raise RefusedError(f"{target}: exists already, and does not hold the parent {uuid}", hint="move it away")
-        reports.append(pull(store, told["image"], target, search=search, above=depth))
+        reports.append(pull(store, name, target, search=search, above=depth))
     return tuple(reports)
 
 

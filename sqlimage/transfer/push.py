@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from sqlimage.errors import FormatError, NotFoundError, RefusedError
+from sqlimage.errors import RefusedError
 from sqlimage.image.chunks import Connections
 from sqlimage.image.lineage import resolve
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
-from sqlimage.transfer import columns
-from sqlimage.transfer.arrive import First
-from sqlimage.transfer.contents import OWN, SegmentInfo
 from sqlimage.transfer.cut import cut, cut_first, digest
 from sqlimage.transfer.daemons import Daemons
-from sqlimage.transfer.plan import Elsewhere, Known, Plan, Stored, chosen, make_plan
-from sqlimage.transfer.remote import Remote, look
-from sqlimage.transfer.rows import split
+from sqlimage.transfer.plan import Plan, chosen, make_plan
 from sqlimage.transfer.segment import HEADER_BYTES, USUAL_BYTES
-from sqlimage.transfer.stores.contract import MOST_SMALL_BYTES, SEGMENTS, VERSIONS, Store, address, check_name
+from sqlimage.transfer.stores.contract import SEGMENTS, Store, address
+from sqlimage.transfer.there import There, note_first, point, pointer, what_is_there
 from sqlimage.units import Progress
 
 _AT_ONCE = 2
 """Segments that are on their way at the same time, each in memory."""
-_COMPARED = {"control": {"uuid"}, "data": {"id", "digest", "stored_bytes", "flags"}}
-"""What must be told of an image that is there already, to see what of it can be used."""
 _NOT_IN_NAMES = re.compile("[^A-Za-z0-9._-]")
 
 
@@ -85,17 +76,20 @@ def push(
     with Database.open(path, structure_only=True) as database:
         versions = chosen(database, version)
         above = _push_parents(database, versions, store, segment_bytes, search) if parents else ()
-        there = _what_is_there(store, name)
+        there = what_is_there(store, name)
         if there is not None:
             _check_related(there, versions, replace)
         plan = make_plan(database, versions, segment_bytes, there.known if there is not None else {})
-        if there is not None and _is_same(there.remote, plan):
+        if there is not None and there.is_same(plan):
             identity, segments, sending = there.remote.identity, there.segments, _Sending(database, plan, store, None)
             sending.there_bytes = there.segments_bytes
         else:
+            if there is not None and not there.keeps(plan):
+                plan = make_plan(database, versions, segment_bytes, there.without_first())
             sending = _Sending(database, plan, store, progress)
             identity, segments = sending.run(name)
-        sending.point(name)
+        for one in plan.versions:
+            point(store, one.uuid, name)
         url = address(store, name)
         return PushReport(
             database.path, url, plan.newest.uuid, identity, segments,
@@ -122,96 +116,12 @@ def _push_parents(
     return tuple(reports.values())
 
 
-def pointer(store: Store, uuid: str) -> dict[str, str] | None:
-    """What a store says of a version: under ``image`` the name of the image that holds it; None where it knows none."""
-    try:
-        told = json.loads(store.get(f"{VERSIONS}{uuid}", MOST_SMALL_BYTES))
-        if "image" not in told:
-            return None
-        check_name(str(told["image"]))
-        return {str(key): str(value) for key, value in told.items()}
-    except (NotFoundError, ValueError, AttributeError, TypeError, RecursionError):
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class _There:
-    """What a name stands for."""
-
-    remote: Remote
-    uuids: frozenset[str]
-    known: Known
-    segments: int
-    segments_bytes: int
-
-
-def _what_is_there(store: Store, name: str) -> _There | None:
-    try:
-        remote = look(store, name)
-    except NotFoundError:
-        return None
-    except FormatError:
-        raise RefusedError(
-            f"{address(store, name)}: exists, and is not an image in segments", hint="choose another name"
-        ) from None
-    first = remote.first(with_rest=False)
-    uuids: set[str] = set()
-    stored: dict[int, Stored] = {}
-    for block in split(first.streams):
-        table, names, rows = columns.decode(block)
-        row = {one: number for number, one in enumerate(names)}
-        if not _COMPARED.get(table, set()) <= row.keys():
-            raise FormatError(f"{remote.where}: the rows of {table!r} in its first segment lack columns")
-        if table == "control":
-            uuids.update(str(one[row["uuid"]]) for one in rows)
-        elif table == "data":
-            for one in rows:
-                number, *told = (one[row[column]] for column in ("id", "digest", "stored_bytes", "flags"))
-                stored[number] = tuple(told)  # type: ignore[index, assignment]  # compared, never used
-    listed = first.contents.segments
-    length = sum(one.length_bytes for one in listed)
-    return _There(remote, frozenset(uuids), _known(remote, first, stored), len(listed), length)
-
-
-def _known(remote: Remote, first: First, stored: Mapping[int, Stored]) -> Known:
-    """Where the contents of an image lie that is in the store, for as far as they can be referred to."""
-    listed = list(first.contents.segments)
-    own = _digest_of_first(remote)
-    if own is not None:
-        listed[0] = SegmentInfo(own, remote.header.length_bytes)
-    known: dict[Stored, list[Elsewhere]] = {}
-    for data, number, at, length in np.stack(first.contents.places(), axis=1).tolist():
-        if data in stored:
-            offset = at if number > 1 else at + remote.header.data_offset_bytes
-            known.setdefault(stored[data], []).append(Elsewhere(listed[number - 1], offset, length))
-    if own is None:
-        return {name: pieces for name, pieces in known.items() if all(one.segment.digest != OWN for one in pieces)}
-    return known
-
-
-def _digest_of_first(remote: Remote) -> bytes | None:
-    """Under which digest the first segment of an image lies in the store, too; None where that is not known."""
-    told = (pointer(remote.store, remote.header.image) or {}).get("first", "")
-    if not re.fullmatch("[0-9a-f]{64}", told):
-        return None
-    try:
-        begins = remote.store.get_range(SEGMENTS + told, 0, HEADER_BYTES)
-    except NotFoundError:
-        return None
-    return bytes.fromhex(told) if begins == remote.header.pack() else None
-
-
-def _check_related(there: _There, versions: Sequence[Control], replace: bool) -> None:
+def _check_related(there: There, versions: Sequence[Control], replace: bool) -> None:
     if not replace and there.uuids.isdisjoint(version.uuid for version in versions):
         raise RefusedError(
             f"{there.remote.where}: is another image, none of whose versions is in this one",
             hint="choose another name, or replace it with --replace",
         )
-
-
-def _is_same(remote: Remote, plan: Plan) -> bool:
-    """Whether what the name stands for has the same rows, down to the digests of all contents."""
-    return (remote.header.streams.digest, remote.header.rest.digest) == (digest(plan.streams), digest(plan.rest))
 
 
 def _down_to(most: int, sending: set[Future[None]]) -> set[Future[None]]:
@@ -233,7 +143,6 @@ class _Sending:
         self._plan = plan
         self._store = store
         self._progress = progress
-        self._first: str | None = None
         self._lock = threading.Lock()
         self.sent_segments = self.sent_bytes = self.there_bytes = 0
 
@@ -255,18 +164,17 @@ class _Sending:
                 wait(either, return_when=FIRST_COMPLETED)
                 sending = _down_to(len(sending), sending)
             sent = [known[number].result() for number in numbers]
-            segment = cut_first(self._database, plan, sent)
-            first: Future[bytes] = Future()
-            sending.add(pool.submit(self._put, segment, first))
+            first = cut_first(self._database, plan, sent)
             _down_to(0, sending)
         finally:
             pool.abandon()
         connections.close()  # where it was interrupted, somebody may still read through one
-        self._first = first.result().hex()
-        others = {one.name for one in plan.used_segments()}
-        keep = [SEGMENTS + one.hex() for one in sent] + sorted(others)
-        self._store.publish(name, SEGMENTS + self._first, keep)
-        return hashlib.sha256(segment[:HEADER_BYTES]).hexdigest(), 1 + len(sent) + len(others)
+        identity = hashlib.sha256(first[:HEADER_BYTES]).hexdigest()
+        note_first(self._store, plan.newest.uuid, identity, digest(first))
+        keep = [SEGMENTS + one.hex() for one in sent] + sorted(one.name for one in plan.used_segments())
+        self._store.publish(name, first, keep)
+        self._count(True, len(first))
+        return identity, 1 + len(keep)
 
     def _send(self, connections: Connections, number: int, known: Future[bytes]) -> None:
         try:
@@ -295,14 +203,3 @@ class _Sending:
             self.there_bytes += length
         if self._progress:
             self._progress(self.sent_bytes + self.there_bytes, self._plan.new_bytes)
-
-    def point(self, name: str) -> None:
-        """Have every version found by its UUID."""
-        newest = self._plan.newest.uuid
-        for version in self._plan.versions:
-            told = {"image": name}
-            if version.uuid == newest and self._first is not None:
-                told["first"] = self._first
-            before = pointer(self._store, version.uuid)
-            if before is None or any(before.get(key) != value for key, value in told.items()):
-                self._store.put(f"{VERSIONS}{version.uuid}", json.dumps(told).encode())

@@ -30,6 +30,7 @@ from tests.transfer.made import (
     check_store,
     here_bytes,
     make_image,
+    segment_lengths,
     shelf_of,
 )
 
@@ -50,7 +51,7 @@ class World:
 
     @property
     def total_bytes(self) -> int:
-        return sum(len(content) for name, content in self.content.items() if name.startswith("segments/"))
+        return sum(segment_lengths(self.content).values())
 
     def words(self, kind: str, turn: str) -> tuple[object, ...]:
         """The command that goes through the line: a pull from the web server, or a push."""

@@ -193,7 +193,7 @@ def _origin(image: Path, kept: Kept) -> tuple[Path, MemoryStore, list[tuple[int,
 
         names.append(f"segments/{hashlib.sha256(segment).hexdigest()}")
         store.put(names[-1], segment)
-    store.publish("base", names[0])
+    store.publish("base", segments[0], names[1:])
     path = image.parent / f"head-{time.monotonic_ns()}.sqlimage"
     make_image(str(path), First.from_segment("x", segments[0]))
     ranges: list[tuple[int, int]] = []

@@ -21,10 +21,10 @@ import zstandard
 
 import sqlimage
 from sqlimage.transfer.contents import OWN, Contents, SegmentInfo
-from sqlimage.transfer.push import pointer
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part
 from sqlimage.transfer.stores.contract import VERSIONS
 from sqlimage.transfer.stores.memory import MemoryStore
+from sqlimage.transfer.there import pointer
 from sqlimage.units import GIB, MIB
 from tests.images import run_tool, tool
 from tests.make import misbehaving as bad

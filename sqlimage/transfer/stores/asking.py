@@ -23,10 +23,10 @@ def check_image(name: str) -> None:
         raise UsageError(f"{name!r} cannot be the name of an image", hint="use letters, digits, dots, dashes, no slash")
 
 
-def check_published(name: str, segment: str, keep: Sequence[str]) -> None:
-    """Raise :class:`~sqlimage.errors.UsageError` where not an image, a segment and segments are named."""
+def check_published(name: str, segments: Sequence[str]) -> None:
+    """Raise :class:`~sqlimage.errors.UsageError` where not an image and segments are named."""
     check_image(name)
-    for other in (segment, *keep):
+    for other in segments:
         if not digest_in(other):
             raise UsageError(f"{other!r} is not the name of a segment")
 

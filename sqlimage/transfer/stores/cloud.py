@@ -133,13 +133,17 @@ class CloudStore:
                     if name.startswith(prefix) and is_name(name):
                         yield name
 
-    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
-        check_published(name, segment, keep)
+    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
+        check_published(name, keep)
+        self.put(name, first)
+
+    def preserve(self, name: str, segment: str) -> None:
+        check_published(name, [segment])
         try:
-            with self._telling(segment):
-                self._obstore.copy(self._writing, segment, name, overwrite=True)
+            with self._telling(name):
+                self._obstore.copy(self._writing, name, segment, overwrite=True)
         except _NotKnown:
-            self.put(name, self.get(segment, GIB))
+            self.put(segment, self.get(name, GIB))
 
     def close(self) -> None:
         pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Sequence
 
@@ -75,16 +74,21 @@ class DirectoryStore:
                 if name.startswith(prefix) and is_name(name):
                     yield name
 
-    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
-        check_published(name, segment, keep)
+    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
+        check_published(name, keep)
         for needed in keep:
             if self.head(needed) is None:
                 raise missing(self.where, needed)
-        fd, size = self._open(segment)
+        self.put(name, first)
+
+    def preserve(self, name: str, segment: str) -> None:
+        check_published(name, [segment])
+        fd, size = self._open(name)
         try:
-            with self._telling(name):
+            self._make_folder(segment)
+            with self._telling(segment):
                 if not self._link(name, segment):
-                    self._copy(fd, size, name)
+                    self._copy(fd, size, segment)
         finally:
             os.close(fd)
 
@@ -92,20 +96,15 @@ class DirectoryStore:
         pass
 
     def _link(self, name: str, segment: str) -> bool:
-        """Have a name beside the segment's for the same file; False where this file system cannot."""
-        between = f"{self._root}/.sqlimage-{secrets.token_hex(8)}.whole"
+        """Have the segment's name beside the image's for the same file; False where that cannot be."""
         try:
-            os.link(self._path(segment), between, follow_symlinks=False)
+            os.link(self._path(name), self._path(segment), follow_symlinks=False)
+        except FileExistsError:
+            if not os.path.samestat(os.lstat(self._path(name)), os.lstat(self._path(segment))):
+                return False
         except OSError:
             return False  # FAT and some network file systems have no links, ext4 no more than 65,000 to a file
-        try:
-            if os.path.isdir(self._path(name)):
-                raise RefusedError(f"{self._path(name)}: is a directory", hint="choose another name")
-            os.replace(between, self._path(name))
-        finally:
-            with contextlib.suppress(FileNotFoundError):  # it stays where both were names of one file before
-                os.unlink(between)
-        self._sync(self._root)
+        self._sync(os.path.dirname(self._path(segment)))
         return True
 
     def _copy(self, fd: int, size: int, name: str) -> None:

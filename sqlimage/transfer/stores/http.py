@@ -78,7 +78,10 @@ class HttpStore:
             f"{self.where}: a web server does not tell what lies in a directory", hint="name the image in its address"
         )
 
-    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
+    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
+        raise self._only_read()
+
+    def preserve(self, name: str, segment: str) -> None:
         raise self._only_read()
 
     def close(self) -> None:

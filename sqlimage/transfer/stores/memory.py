@@ -48,13 +48,15 @@ class MemoryStore:
             names = [name for name in self._objects if name.startswith(prefix)]
         return iter(names)
 
-    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
-        check_published(name, segment, keep)
-        with self._lock:
-            for needed in (segment, *keep):
-                if needed not in self._objects:
-                    raise missing(self.where, needed)
-            self._objects[name] = self._objects[segment]
+    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
+        check_published(name, keep)
+        for needed in keep:
+            self._find(needed)
+        self.put(name, first)
+
+    def preserve(self, name: str, segment: str) -> None:
+        check_published(name, [segment])
+        self.put(segment, self._find(name))
 
     def close(self) -> None:
         pass

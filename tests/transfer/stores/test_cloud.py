@@ -62,7 +62,8 @@ def test_who_may_not_is_told(url: str, monkeypatch: pytest.MonkeyPatch, name: st
         lambda: store.get("image", 1000),
         lambda: store.get_range("image", 0, 1),
         lambda: store.head("image"),
-        lambda: store.publish("image", segment_of(_SMALL)),
+        lambda: store.publish("image", _SMALL),
+        lambda: store.preserve("image", segment_of(_SMALL)),
         lambda: list(store.list()),
     ):
         with pytest.raises(StoreError, match="403 Forbidden") as raised:
@@ -177,13 +178,13 @@ def without_copy() -> Iterator[tuple[str, dict[str, bytes]]]:
         server.server_close()
 
 
-def test_where_a_server_cannot_copy_an_image_is_put_once_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_server_cannot_copy_a_first_segment_is_put_once_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with without_copy() as (endpoint, objects):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         store = CloudStore(url)
-        store.put(segment_of(_SMALL), _SMALL)
-        store.publish("image", segment_of(_SMALL))
-        assert store.get("image", 1000) == _SMALL
+        store.publish("image", _SMALL)
+        store.preserve("image", segment_of(_SMALL))
+        assert store.get(segment_of(_SMALL), 1000) == _SMALL
         assert len(objects) == 2
 
 

@@ -26,7 +26,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shelf = DirectoryStore(directory / "a" / "shelf")
     for content in (_CONTENT, _SMALL, b""):
         shelf.put(segment_of(content), content)
-    shelf.publish("image", segment_of(_CONTENT), [segment_of(_SMALL)])
+    shelf.publish("image", _CONTENT, [segment_of(_SMALL)])
     shelf.put(VERSIONS + "0" * 36, b"image")
     with web_server(directory) as served:
         yield f"{served}/a/shelf"
@@ -76,7 +76,8 @@ def test_what_is_not_there_is_told(store: HttpStore) -> None:
 def test_a_web_server_is_only_read(store: HttpStore) -> None:
     for ask in (
         lambda: store.put("image", b""),
-        lambda: store.publish("image", segment_of(_SMALL)),
+        lambda: store.publish("image", _SMALL),
+        lambda: store.preserve("image", segment_of(_CONTENT)),
         lambda: store.list(),
     ):
         with pytest.raises(RefusedError):
