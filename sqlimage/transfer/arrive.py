@@ -93,8 +93,8 @@ def make_image(target: str, first: First) -> None:
 
 
 class Arrival:
-    """A new image, until it has its name: all rows but the bytes of contents, which can be taken. Use as a context
-    manager: what is not published is gone when it ends.
+    """A new image, until it has its name: rows, and the bytes of contents, which can be taken in any order. Use as a
+    context manager: what is not published is gone when it ends.
 
     Raises :class:`~sqlimage.errors.RefusedError` where ``target`` exists, and
     :class:`~sqlimage.errors.FormatError` for what no image holds.
@@ -118,9 +118,13 @@ class Arrival:
             raise
 
     def _write(self) -> None:
+        """The rows without which no contents can be filled in; the others come with :meth:`go_on`."""
         self._database = database = self._new.begin_copy()
         first = self._first
-        rows.fill(database, first.streams, first.rest)
+        self._rows = rows.filling(database, first.streams, first.rest)
+        for written in self._rows:
+            if not rows.is_before_contents(written):
+                break
         if control.by_uuid(database, first.header.image) is None:
             raise FormatError(f"{first.where}: its streams are of another image than its header says")
         found = first.contents
@@ -133,6 +137,13 @@ class Arrival:
     def missing(self) -> list[Segment]:
         """The segments that have not been taken, by number."""
         return [one for one in self.segments if not one.is_here]
+
+    def go_on(self) -> bool:
+        """Write some more of the rows, for as long as there is nothing better to do; whether there were any."""
+        self.is_broken = True
+        has_more = next(self._rows, None) is not None
+        self.is_broken = False
+        return has_more
 
     def take(self, number: int, segment: bytes | memoryview) -> None:
         """Fill in what lies in a segment that has been compared with its digest."""
@@ -148,7 +159,9 @@ class Arrival:
         self._new.start_writeback()
 
     def publish(self) -> None:
-        """Make it durable and give it its name."""
+        """Write what is left of the rows, make it durable and give it its name."""
+        while self.go_on():
+            pass
         self._new.make_indexes()
         with translated(self._new.target):  # what anybody sent is looked at as any image of a stranger's is
             check_identity(self._new.target, self._new.connection)
@@ -229,6 +242,10 @@ class Incoming:
     def missing(self) -> list[Segment]:
         """The segments that have not arrived, by number."""
         return [one for one in self.segments if not one.is_here]
+
+    def go_on(self) -> bool:
+        """There are no rows to be written."""
+        return False
 
     def find(self, segment: bytes | memoryview) -> Segment | None:
         """Which of the image's segments this is; None where it is none of them."""

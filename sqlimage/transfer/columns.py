@@ -17,7 +17,8 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,20 @@ class Malformed(FormatError):
 
 Column = tuple[str, str, bytes]
 """Name, kind and bytes of a column of a block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of a table, column by column."""
+
+    table: str
+    count: int
+    """Of rows."""
+    names: Sequence[str]
+    columns: Sequence[Sequence[Value]]
+
+    def rows(self) -> Iterator[tuple[Value, ...]]:
+        return zip(*self.columns, strict=True)
 
 
 def encode(table: str, names: Sequence[str], rows: Sequence[Sequence[Value]]) -> bytes:
@@ -84,8 +99,8 @@ def joined(name: str, kind: str, lengths: NDArray[np.int64], joined: bytes) -> C
     return name, kind, b"".join([_SIZE.pack(len(told)), told, joined])
 
 
-def decode(block: bytes | memoryview) -> tuple[str, list[str], list[tuple[Value, ...]]]:
-    """Table, column names and rows of a block. Raises :class:`~sqlimage.errors.FormatError` for what is none."""
+def decode(block: bytes | memoryview) -> Block:
+    """What :func:`encode` made. Raises :class:`~sqlimage.errors.FormatError` for what is none."""
     try:
         size = zstandard.get_frame_parameters(block).content_size
         if size > MOST_BLOCK_BYTES:
@@ -99,7 +114,7 @@ def decode(block: bytes | memoryview) -> tuple[str, list[str], list[tuple[Value,
         raise Malformed("a block of streams is not of the form it should be") from None
 
 
-def _decoded(raw: bytes) -> tuple[str, list[str], list[tuple[Value, ...]]]:
+def _decoded(raw: bytes) -> Block:
     end = raw.index(b"\n", 0, _MOST_HEAD)
     head = json.loads(raw[:end])
     table, count, told = head["table"], head["rows"], head["columns"]
@@ -107,7 +122,7 @@ def _decoded(raw: bytes) -> tuple[str, list[str], list[tuple[Value, ...]]]:
         raise ValueError
     if not isinstance(told, list) or len(told) > _MOST_COLUMNS:
         raise ValueError
-    at, names, columns = end + 1, [], []
+    at, names, columns = end + 1, list[str](), list[Sequence[Value]]()
     for name, kind, length in told:
         if not isinstance(name, str) or type(length) is not int or not 0 <= length <= len(raw) - at:
             raise ValueError
@@ -116,7 +131,7 @@ def _decoded(raw: bytes) -> tuple[str, list[str], list[tuple[Value, ...]]]:
         at += length
     if at != len(raw):
         raise ValueError
-    return table, names, list(zip(*columns, strict=True)) if count else []
+    return Block(table, count, names, columns)
 
 
 def _encoded(name: str, column: Sequence[Value]) -> Column:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
 from sqlimage.errors import RefusedError, UsageError
+from sqlimage.image.chunks import Connections
 from sqlimage.streams import control
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
@@ -189,8 +191,11 @@ def make_plan(
     """
     check_segment_bytes(segment_bytes)
     numbers = [version.version for version in versions]
-    with ThreadPoolExecutor(_PACKERS, thread_name_prefix="pack") as pool:
-        packed = [rows.pack(database, numbers, pool, is_rest=is_rest) for is_rest in (False, True)]
+    with (
+        closing(Connections(database)) as connections,
+        ThreadPoolExecutor(_PACKERS, thread_name_prefix="pack") as pool,
+    ):
+        packed = rows.pack(connections, numbers, pool)
         order = in_reading_order(database, list(versions), is_sealed=database.is_sealed)
         streams, rest = (rows.join(one) for one in packed)
     stored: dict[int, Stored] = {

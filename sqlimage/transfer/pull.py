@@ -26,6 +26,7 @@ from sqlimage.units import Progress
 _SUFFIX = ".sqlimage"
 DEEPEST = 120
 """How many files of parents may stand one on another in a store."""
+_AT_ONCE = 2
 _SOON_S = 1.0
 """How long a new image may wait for its name; what comes until then is written faster than it could be later."""
 
@@ -117,7 +118,8 @@ def _begin(remote: Remote, path: str, fetching: Fetching) -> None:
 
 
 class Fetching:
-    """The missing segments of an image, fetched in order: one, while the one before it is written. Close it."""
+    """The missing segments of an image, fetched in order, one after the other; no more than two are in memory at a
+    time. Close it."""
 
     def __init__(self, remote: Remote, progress: Progress | None) -> None:
         self._remote = remote
@@ -127,8 +129,8 @@ class Fetching:
         self.fetched_segments = self.fetched_bytes = self.here_bytes = 0
 
     def expect(self, rows: Sequence[Segment]) -> None:
-        """Begin to fetch the first of them."""
-        for row in rows[:1]:
+        """Have the first of them fetched."""
+        for row in rows[:_AT_ONCE]:
             if row.number not in self._coming:
                 self._coming[row.number] = self._daemons.submit(self._get, row)
 
@@ -148,12 +150,15 @@ class Fetching:
             if time.monotonic() > end:
                 break
             self.expect(missing[at:])
+            coming = self._coming.pop(row.number)
+            while not coming.done() and target.go_on():
+                pass
             try:
-                segment = self._coming.pop(row.number).result()
+                segment = coming.result()
             except NotFoundError:
                 absent.append(row)
                 continue
-            self.expect(missing[at + 1 :])
+            del coming  # it holds the segment
             target.take(row.number, segment)
             self.count(len(segment))
             del segment

@@ -20,7 +20,8 @@ from sqlimage.transfer.rows import split
 from sqlimage.transfer.segment import HEADER_BYTES
 from sqlimage.transfer.stores.contract import MOST_SMALL_BYTES, VERSIONS, Store, address, check_name
 
-_COMPARED = {"control": {"uuid"}, "data": {"id", "digest", "stored_bytes", "flags"}}
+_CONTROL, _DATA = "control", "data"
+_COMPARED = {_CONTROL: ("uuid",), _DATA: ("id", "digest", "stored_bytes", "flags")}
 """What must be told of an image that is there already, to see what of it can be used."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 _IMAGE, _FIRST, _IDENTITY = "image", "first", "identity"
@@ -127,16 +128,16 @@ def _compared(remote: Remote, first: First) -> tuple[frozenset[str], dict[int, S
     uuids: set[str] = set()
     stored: dict[int, Stored] = {}
     for block in split(first.streams):
-        table, names, rows = columns.decode(block)
-        row = {one: number for number, one in enumerate(names)}
-        if not _COMPARED.get(table, set()) <= row.keys():
-            raise FormatError(f"{remote.where}: the rows of {table!r} in its first segment lack columns")
-        if table == "control":
-            uuids.update(str(one[row["uuid"]]) for one in rows)
-        elif table == "data":
-            for one in rows:
-                number, *told = (one[row[column]] for column in ("id", "digest", "stored_bytes", "flags"))
-                stored[number] = tuple(told)  # type: ignore[index, assignment]  # compared, never used
+        decoded = columns.decode(block)
+        found = dict(zip(decoded.names, decoded.columns, strict=True))
+        wanted = _COMPARED.get(decoded.table, ())
+        if not found.keys() >= set(wanted):
+            raise FormatError(f"{remote.where}: the rows of {decoded.table!r} in its first segment lack columns")
+        if decoded.table == _CONTROL:
+            uuids.update(map(str, found["uuid"]))
+        elif decoded.table == _DATA:
+            for number, *told in zip(*(found[name] for name in wanted), strict=True):
+                stored[number] = tuple(told)  # compared, never used
     return frozenset(uuids), stored
 
 

@@ -28,8 +28,9 @@ def tables(draw: st.DrawFn) -> list[tuple[Value, ...]]:
 @given(tables())
 def test_rows_come_out_as_they_went_in(rows: list[tuple[Value, ...]]) -> None:
     names = [f"c{n}" for n in range(len(rows[0]))] if rows else ["c0"]
-    table, found, back = columns.decode(columns.encode("t", names, rows))
-    assert (table, found, back) == ("t", names, rows)
+    found = columns.decode(columns.encode("t", names, rows))
+    back = [*found.rows()]
+    assert (found.table, found.names, found.count, back) == ("t", names, len(rows), rows)
     assert [[type(value) for value in row] for row in back] == [[type(value) for value in row] for row in rows]
 
 
@@ -55,10 +56,10 @@ def test_what_was_changed_on_the_way_is_refused_or_is_still_rows(noise: bytes, d
     for byte in noise[:8]:
         raw[data.draw(st.integers(0, len(raw) - 1))] = byte
     try:
-        _, names, rows = columns.decode(zstandard.ZstdCompressor().compress(bytes(raw)))
+        found = columns.decode(zstandard.ZstdCompressor().compress(bytes(raw)))
     except FormatError:
         return
-    assert all(len(row) == len(names) for row in rows)
+    assert all(len(column) == found.count for column in found.columns)
 
 
 def _raw(head: object, body: bytes = b"") -> bytes:
