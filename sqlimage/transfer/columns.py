@@ -8,6 +8,8 @@ A *block* is a zstd frame of at most ``MOST_BLOCK_BYTES`` decoded. It begins wit
   times, in two's complement.
 - ``text``, ``blob``: the lengths plus one as ``integer``, 0 for NULL, their size before them as 4 bytes little-endian;
   then all texts in UTF-8, or blobs, one after the other.
+- ``front``: texts in an order in which neighbours begin alike. Their lengths plus one, and how many bytes each has in
+  common with the one before it, both as ``integer`` with their size before them; then the rest of all of them.
 - ``any``: a JSON list of the values, blobs as ``{"hex": ...}``.
 - ``null``: nothing; all are NULL.
 """
@@ -30,7 +32,7 @@ from sqlimage.errors import FormatError
 Value = int | float | str | bytes | None
 MOST_BLOCK_BYTES = 64 << 20
 MOST_ROWS = 1 << 16
-_LEVEL = 12
+_LEVEL = 6
 _MOST_HEAD = 64 << 10
 _MOST_COLUMNS = 64
 """Of any table; of NULLs alone that a block tells of in a few bytes, each row takes memory."""
@@ -38,6 +40,8 @@ _HEX = re.compile(r'\{"hex":\s*"([0-9a-f]*)"\}')
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BETWEEN = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
 _SIZE = struct.Struct("<I")
+_FRONT = "front"
+_WORD = 8
 
 
 class Malformed(FormatError):
@@ -95,8 +99,10 @@ def joined(name: str, kind: str, lengths: NDArray[np.int64], joined: bytes) -> C
     """A column of texts (in UTF-8) or blobs, with their lengths plus one, 0 for NULL."""
     if not lengths.any():
         return name, "null", b""
-    told = _planes(lengths, None)
-    return name, kind, b"".join([_SIZE.pack(len(told)), told, joined])
+    front = _front_coded(lengths, joined) if kind == "text" else None
+    if front is not None:
+        return name, _FRONT, front
+    return name, kind, _sized(_planes(lengths, None)) + joined
 
 
 def decode(block: bytes | memoryview) -> Block:
@@ -123,11 +129,17 @@ def _decoded(raw: bytes) -> Block:
     if not isinstance(told, list) or len(told) > _MOST_COLUMNS:
         raise ValueError
     at, names, columns = end + 1, list[str](), list[Sequence[Value]]()
+    most_bytes = MOST_BLOCK_BYTES
     for name, kind, length in told:
         if not isinstance(name, str) or type(length) is not int or not 0 <= length <= len(raw) - at:
             raise ValueError
         names.append(name)
-        columns.append(_DECODERS[kind](memoryview(raw)[at : at + length], count))
+        part = memoryview(raw)[at : at + length]
+        if kind == _FRONT:
+            texts, most_bytes = _front_of(part, count, most_bytes)
+            columns.append(texts)
+        else:
+            columns.append(_DECODERS[kind](part, count))
         at += length
     if at != len(raw):
         raise ValueError
@@ -153,15 +165,54 @@ def _encoded(name: str, column: Sequence[Value]) -> Column:
 def _planes(values: NDArray[np.int64], nulls: NDArray[np.bool_] | None) -> bytes:
     with np.errstate(over="ignore"):
         steps = np.diff(values, prepend=np.int64(0))
-    is_stepped = _cost(steps) < _cost(values)
-    planes = (steps if is_stepped else values).astype("<i8").view(np.uint8).reshape(-1, 8).T
+    plain, stepped = (_by_bytes(numbers) for numbers in (values, steps))
+    is_stepped = _cost(stepped) < _cost(plain)
     told = b"" if nulls is None else np.packbits(nulls).tobytes()
-    return bytes([is_stepped, nulls is not None]) + told + planes.tobytes()
+    return bytes([is_stepped, nulls is not None]) + told + (stepped if is_stepped else plain)
 
 
-def _cost(values: NDArray[np.int64]) -> float:
-    """About how many bits the values need."""
-    return float(np.log2(np.abs(values.astype(np.float64)) + 1).sum())
+def _by_bytes(values: NDArray[np.int64]) -> bytes:
+    """The low bytes of all, then their next bytes."""
+    return np.ascontiguousarray(values.astype("<i8").view(np.uint8).reshape(-1, 8).T).tobytes()
+
+
+def _cost(planes: bytes) -> int:
+    return len(zstandard.ZstdCompressor(level=1).compress(planes))
+
+
+def _front_coded(lengths: NDArray[np.int64], joined: bytes) -> bytes | None:
+    """Texts that come after each other in order, as ``front``; None where they have too little in common."""
+    sizes = np.maximum(lengths - 1, 0)
+    shared = _shared(sizes, joined)
+    if 2 * int(shared.sum()) < len(joined):
+        return None
+    begins = np.cumsum(sizes) - sizes
+    edges = np.zeros(len(joined) + 1, dtype=np.int8)  # where what is shared with the text before begins, and ends
+    np.add.at(edges, begins, 1)
+    np.subtract.at(edges, begins + shared, 1)
+    rest: bytes = np.frombuffer(joined, dtype=np.uint8)[np.cumsum(edges[:-1], dtype=np.int8) == 0].tobytes()
+    return _sized(_planes(lengths, None)) + _sized(_planes(shared, None)) + rest
+
+
+def _sized(part: bytes) -> bytes:
+    return _SIZE.pack(len(part)) + part
+
+
+def _shared(sizes: NDArray[np.int64], joined: bytes) -> NDArray[np.int64]:
+    """How many bytes each text has in common with the one before it; eight at a time are compared."""
+    begins = np.cumsum(sizes) - sizes
+    padded = np.frombuffer(joined + bytes(_WORD), dtype=np.uint8)
+    words = np.lib.stride_tricks.as_strided(padded, (len(joined) + 1, _WORD), (1, 1), writeable=False)
+    shared: NDArray[np.int64] = np.zeros(len(sizes), dtype=np.int64)
+    most: NDArray[np.int64] = np.minimum(sizes, np.concatenate([[0], sizes[:-1]]))
+    row, at = np.flatnonzero(most), 0
+    while len(row):
+        differs = words[begins[row] + at] != words[begins[row - 1] + at]
+        common = np.where(differs.any(axis=1), differs.argmax(axis=1), _WORD)
+        shared[row] = at + common
+        at += _WORD
+        row = row[(common == _WORD) & (at < most[row])]
+    return np.minimum(shared, most, out=shared)
 
 
 def _integers_of(part: memoryview, count: int) -> list[int | None]:
@@ -188,21 +239,33 @@ def _numbers_of(part: memoryview, count: int) -> tuple[NDArray[np.int64], list[i
     return values, np.flatnonzero(nulls).tolist()
 
 
-def _split(part: memoryview, count: int) -> tuple[memoryview, list[int], list[int], list[int]]:
-    """What was joined; where each value begins and ends in it; and which of them are NULL."""
+def _sized_of(part: memoryview, count: int) -> tuple[NDArray[np.int64], memoryview]:
+    """Numbers with their size before them, none of them NULL; and what follows them."""
     (size,) = _SIZE.unpack_from(part)
     at = _SIZE.size + size
     if at > len(part):
         raise ValueError
-    lengths, nulls = _numbers_of(part[_SIZE.size : at], count)
-    joined = part[at:]
-    if nulls or (count and (lengths.min() < 0 or lengths.max() > len(joined) + 1)):
+    values, nulls = _numbers_of(part[_SIZE.size : at], count)
+    if nulls:
         raise ValueError
-    ends = np.cumsum(np.maximum(lengths - 1, 0))
-    if (int(ends[-1]) if count else 0) != len(joined):
+    return values, part[at:]
+
+
+def _split(part: memoryview, count: int) -> tuple[memoryview, list[int], list[int], list[int]]:
+    """What was joined; where each value begins and ends in it; and which of them are NULL."""
+    lengths, joined = _sized_of(part, count)
+    if count and (lengths.min() < 0 or lengths.max() > len(joined) + 1):
         raise ValueError
-    begins = np.concatenate([np.zeros(min(count, 1), dtype=np.int64), ends[:-1]])
-    return joined, begins.tolist(), ends.tolist(), np.flatnonzero(lengths == 0).tolist()
+    begins, ends = _bounds(np.maximum(lengths - 1, 0), joined)
+    return joined, begins, ends, np.flatnonzero(lengths == 0).tolist()
+
+
+def _bounds(sizes: NDArray[np.int64], joined: memoryview) -> tuple[list[int], list[int]]:
+    """Where each of some parts, which follow each other, begins and ends."""
+    ends = np.cumsum(sizes)
+    if (int(ends[-1]) if len(ends) else 0) != len(joined):
+        raise ValueError
+    return (ends - sizes).tolist(), ends.tolist()
 
 
 def _texts_of(part: memoryview, count: int) -> list[str | None]:
@@ -217,6 +280,27 @@ def _texts_of(part: memoryview, count: int) -> list[str | None]:
     for row in nulls:
         texts[row] = None
     return texts
+
+
+def _front_of(part: memoryview, count: int, most_bytes: int) -> tuple[list[str | None], int]:
+    """The texts, and how many of ``most_bytes`` are left: a few bytes could stand for any number of long ones."""
+    lengths, part = _sized_of(part, count)
+    shared, rest = _sized_of(part, count)
+    sizes = np.maximum(lengths - 1, 0)
+    before = np.concatenate([np.zeros(min(count, 1), dtype=np.int64), sizes[:-1]])
+    if count and (lengths.min() < 0 or lengths.max() > most_bytes + 1 or int(sizes.sum()) > most_bytes):
+        raise ValueError
+    if not ((shared >= 0) & (shared <= sizes) & (shared <= before)).all():
+        raise ValueError
+    begins, ends = _bounds(sizes - shared, rest)
+    whole, text = bytes(rest), b""
+    texts: list[str | None] = []
+    for begin, end, common in zip(begins, ends, shared.tolist(), strict=True):
+        text = text[:common] + whole[begin:end]
+        texts.append(text.decode())
+    for row in np.flatnonzero(lengths == 0).tolist():
+        texts[row] = None
+    return texts, most_bytes - int(sizes.sum())
 
 
 def _blobs_of(part: memoryview, count: int) -> list[bytes | None]:

@@ -51,7 +51,7 @@ def blocks(database: Database, rows: Rows) -> Iterator[tuple[int, list[Column]]]
                 sql = f"SELECT count(*), {aggregates} FROM (SELECT {shown} {ordered} LIMIT {most})"
                 found = database.connection.execute(sql, after).fetchone()
         except FormatError as problem:
-            if not isinstance(problem.__context__, apsw.TooBigError) or most == 1:
+            if not _is_too_big(problem) or most == 1:
                 raise
             most = max(1, most // 8)
             continue
@@ -88,6 +88,24 @@ def _column(path: str, table: str, name: str, kind: str, _never: bool, count: in
         return columns.integers(name, _numbers(second), nulls)
     assert second is None or isinstance(second, bytes)
     return columns.joined(name, kind.lower(), _numbers(first), second or b"")
+
+
+def _is_too_big(problem: FormatError) -> bool:
+    """Whether a value came to more than SQLite was told to allow."""
+    return isinstance(problem.__context__, apsw.TooBigError)
+
+
+def numbers(database: Database, names: Sequence[str], sql: str, parameters: Sequence[object]) -> NDArray[np.int64]:
+    """The rows of a query, by the names of its columns, which hold whole numbers and never NULL."""
+    joined = ", ".join(f"group_concat({name}, ',')" for name in names)
+    try:
+        told = database.row(f"SELECT {joined} FROM ({sql})", parameters)
+    except FormatError as problem:
+        if not _is_too_big(problem):
+            raise
+        return np.array(database.rows(sql, parameters), dtype=np.int64)
+    assert told is not None
+    return np.stack([_numbers(one or "") for one in told], axis=1)
 
 
 def _numbers(listed: object) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
+from sqlimage.transfer import gather
 from sqlimage.transfer.contents import Numbers
 
 _FIRST_PLACES = (
@@ -15,7 +16,8 @@ _CONTROL = (
     "SELECT DISTINCT volume, record FROM file "
     "WHERE version = ? AND kind IN ('metadata', 'directory') AND record IS NOT NULL"
 )
-_EXTENTS = "SELECT volume, record, start_cluster, start_cluster + clusters FROM extent WHERE version = ? ORDER BY 3"
+_EXTENT = ("volume", "record", "start_cluster", "clusters")
+_EXTENTS = f"SELECT {', '.join(_EXTENT)} FROM extent WHERE version = ? ORDER BY start_cluster"
 _VOLUME = 1 << 48
 _HELD = "SELECT id FROM main.data WHERE bytes IS NOT NULL"
 
@@ -46,10 +48,11 @@ def in_reading_order(database: Database, versions: list[Control], *, is_sealed: 
 
 def _is_in_file(database: Database, version: int, places: Numbers) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Whether each cluster belongs to an ordinary file that the version itself tells of."""
-    extents = np.array(database.rows(_EXTENTS, [version]), dtype=np.int64).reshape(-1, 4)
+    extents = gather.numbers(database, _EXTENT, _EXTENTS, [version])
     control = np.array(database.rows(_CONTROL, [version]), dtype=np.int64).reshape(-1, 2)
     is_control = np.isin(extents[:, 0] * _VOLUME + extents[:, 1], control[:, 0] * _VOLUME + control[:, 1])
-    starts, ends = extents[~is_control, 2], np.maximum.accumulate(extents[~is_control, 3])
+    starts, lengths = extents[~is_control, 2], extents[~is_control, 3]
+    ends = np.maximum.accumulate(starts + lengths)
     if not len(starts):
         return np.zeros(len(places), dtype=bool)
     row = np.searchsorted(starts, places, side="right") - 1

@@ -63,8 +63,12 @@ def send(
             raise UsageError(f"{path}: has no segment {begin}", hint=f"it has segments 1 to {count}")
         total = sum(plan.lengths[begin - 1 :])
         sent = 0
+        buffer = bytearray(max(plan.lengths))
         for number in range(begin, count + 1):
-            segment = cut(database, plan, number) if number > 1 else cut_first(database, plan, digests(database, plan))
+            if number > 1:
+                segment = cut(database, plan, number, buffer)
+            else:
+                segment = cut_first(database, plan, digests(database, plan), buffer)
             out.write(segment)
             sent += len(segment)
             if progress:

@@ -19,7 +19,7 @@ from sqlimage.transfer import places
 from sqlimage.transfer.arrive import Arrival, Incoming, check_is_this
 from sqlimage.transfer.daemons import Daemons
 from sqlimage.transfer.remote import Remote, look
-from sqlimage.transfer.stores.contract import SEGMENTS, Store
+from sqlimage.transfer.stores.contract import SEGMENTS, Content, Store
 from sqlimage.transfer.there import pointer
 from sqlimage.units import Progress
 
@@ -125,7 +125,7 @@ class Fetching:
         self._remote = remote
         self._progress = progress
         self._daemons = Daemons(1, "pull")
-        self._coming: dict[int, Future[bytes]] = {}
+        self._coming: dict[int, Future[Content]] = {}
         self.fetched_segments = self.fetched_bytes = self.here_bytes = 0
 
     def expect(self, rows: Sequence[Segment]) -> None:
@@ -170,7 +170,7 @@ class Fetching:
         self.fetched_segments += 1
         self.fetched_bytes += length_bytes
 
-    def _get(self, row: Segment) -> bytes:
+    def _get(self, row: Segment) -> Content:
         if row.number == 1:
             return self._remote.whole_first()
         return self._remote.store.get(f"{SEGMENTS}{row.digest.hex()}", row.length_bytes)

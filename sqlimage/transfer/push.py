@@ -144,6 +144,7 @@ class _Sending:
         self._store = store
         self._progress = progress
         self._lock = threading.Lock()
+        self._local = threading.local()
         self.sent_segments = self.sent_bytes = self.there_bytes = 0
 
     def run(self, name: str) -> tuple[str, int]:
@@ -165,12 +166,13 @@ class _Sending:
                 sending = _down_to(len(sending), sending)
             sent = [known[number].result() for number in numbers]
             first = cut_first(self._database, plan, sent)
+            digest_of_first = digest(first)
             _down_to(0, sending)
         finally:
             pool.abandon()
         connections.close()  # where it was interrupted, somebody may still read through one
         identity = hashlib.sha256(first[:HEADER_BYTES]).hexdigest()
-        note_first(self._store, plan.newest.uuid, identity, digest(first))
+        note_first(self._store, plan.newest.uuid, identity, digest_of_first)
         keep = [SEGMENTS + one.hex() for one in sent] + sorted(one.name for one in plan.used_segments())
         self._store.publish(name, first, keep)
         self._count(True, len(first))
@@ -178,13 +180,21 @@ class _Sending:
 
     def _send(self, connections: Connections, number: int, known: Future[bytes]) -> None:
         try:
-            segment = cut(connections.mine(), self._plan, number)
+            segment = cut(connections.mine(), self._plan, number, self._buffer())
         except BaseException as problem:
             known.set_exception(problem)
             raise
         self._put(segment, known)
 
-    def _put(self, segment: bytearray, known: Future[bytes]) -> None:
+    def _buffer(self) -> bytearray:
+        """The calling thread's, for one segment after the other: new memory each time would take as long as filling
+        it."""
+        found: bytearray | None = getattr(self._local, "buffer", None)
+        if found is None:
+            found = self._local.buffer = bytearray(max(self._plan.lengths))
+        return found
+
+    def _put(self, segment: memoryview, known: Future[bytes]) -> None:
         """Send a segment that is not there; ``known`` is told its digest before that."""
         found = digest(segment)
         known.set_result(found)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from sqlimage.errors import DamagedError, FormatError
 from sqlimage.transfer.arrive import First, checked_contents, part_of
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
-from sqlimage.transfer.stores.contract import Store, address
+from sqlimage.transfer.stores.contract import Content, Store, address
 from sqlimage.units import KIB
 
 PROBE_BYTES = 720 * KIB
 """How much of an image is asked for before anything is known of it: on most lines a request takes longer than that, and
-of images with up to some 50,000 files it holds all that is needed to read files."""
+of images with up to some 70,000 files it holds all that is needed to read files."""
 _AHEAD_BYTES = 64 * KIB
 """How much of the contents comes along with what lies before them: boot sectors, and the beginning of file tables."""
 
@@ -68,7 +68,7 @@ class Remote:
         if here < end:
             self.begins += self.store.get_range(self.name, here, end - here)
 
-    def whole_first(self) -> bytes:
+    def whole_first(self) -> Content:
         """The first segment, fetched whole; once more where it does not match its digests, for the line may be at
         fault. No store can tell: the name of an image says nothing of its bytes."""
         for _ in range(2):

@@ -51,7 +51,7 @@ def _note(store: Store, uuid: str, told: Mapping[str, str]) -> None:
 
 def _pointer(store: Store, uuid: str) -> dict[str, str]:
     try:
-        told = json.loads(store.get(f"{VERSIONS}{uuid}", MOST_SMALL_BYTES))
+        told = json.loads(bytes(store.get(f"{VERSIONS}{uuid}", MOST_SMALL_BYTES)))
         found = {key: str(told[key]) for key in (_IMAGE, _FIRST, _IDENTITY) if key in told}
         if _IMAGE in found:
             check_name(found[_IMAGE])

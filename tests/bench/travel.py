@@ -28,7 +28,7 @@ from sqlimage.streams.database import Database
 from sqlimage.transfer import opening, places
 from sqlimage.transfer.push import PushReport
 from sqlimage.transfer.stores.cloud import CloudStore
-from sqlimage.transfer.stores.contract import Store
+from sqlimage.transfer.stores.contract import Content, Store
 from sqlimage.transfer.stores.wrappers import Wrapped
 from sqlimage.units import MIB
 from tests.bench.run import describe_machine
@@ -145,17 +145,17 @@ class _Asked(Wrapped):
 
     requests = received = 0
 
-    def get(self, name: str, most_bytes: int) -> bytes:
+    def get(self, name: str, most_bytes: int) -> Content:
         return self._count(super().get(name, most_bytes))
 
     def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
-        return self._count(super().get_range(name, offset_bytes, length_bytes))
+        return bytes(self._count(super().get_range(name, offset_bytes, length_bytes)))
 
     def head(self, name: str) -> int | None:
         self.requests += 1
         return super().head(name)
 
-    def _count(self, content: bytes) -> bytes:
+    def _count(self, content: Content) -> Content:
         self.requests += 1
         self.received += len(content)
         return content

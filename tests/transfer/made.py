@@ -139,7 +139,7 @@ def check_store(store: Store, known: Collection[str] = (), name: str = NAME) -> 
             assert hashlib.sha256(content).hexdigest() == each.removeprefix(SEGMENTS)
             found[each] = len(content)
         elif each.startswith(VERSIONS):
-            assert json.loads(content).get("image", name) == name
+            assert json.loads(bytes(content)).get("image", name) == name
         else:
             assert each == name
             header = read_header(each, content)

@@ -15,13 +15,16 @@ from sqlimage.transfer.columns import Value
 
 _INTEGERS = st.none() | st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-300, 300)
 _TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_PATHS = st.none() | st.text("abé/", max_size=30) | st.text("x/", min_size=20, max_size=40)
 _BLOBS = st.none() | st.binary(max_size=40)
 _ANY = _INTEGERS | _TEXTS | _BLOBS | st.floats(allow_nan=False, allow_infinity=False)
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> list[tuple[Value, ...]]:
-    kinds = draw(st.lists(st.sampled_from([_INTEGERS, _TEXTS, _BLOBS, _ANY, st.none()]), min_size=1, max_size=6))
+    kinds = draw(
+        st.lists(st.sampled_from([_INTEGERS, _TEXTS, _PATHS, _BLOBS, _ANY, st.none()]), min_size=1, max_size=6)
+    )
     return draw(st.lists(st.tuples(*kinds), max_size=50))
 
 
@@ -32,6 +35,39 @@ def test_rows_come_out_as_they_went_in(rows: list[tuple[Value, ...]]) -> None:
     back = [*found.rows()]
     assert (found.table, found.names, found.count, back) == ("t", names, len(rows), rows)
     assert [[type(value) for value in row] for row in back] == [[type(value) for value in row] for row in rows]
+
+
+@given(st.lists(_PATHS, max_size=200))
+def test_paths_in_order_come_out_as_they_went_in(paths: list[str | None]) -> None:
+    rows = [(path,) for path in sorted(paths, key=lambda path: path or "")]
+    assert [*columns.decode(columns.encode("t", ["path"], rows)).rows()] == rows
+
+
+def test_paths_in_order_cost_little() -> None:
+    paths = [f"/usr/share/doc/package-{n // 50:04}/examples/part-{n % 50:02}.txt" for n in range(20_000)]
+    assert len(columns.encode("t", ["path"], [(path,) for path in paths])) < 6_000
+
+
+def test_a_few_bytes_do_not_stand_for_many_long_texts() -> None:
+    count, long = columns.MOST_ROWS, 1 << 20
+
+    def planes(values: list[int]) -> bytes:
+        told = b"".join(bytes((value >> 8 * n) & 0xFF for value in values) for n in range(8))
+        return (2 + len(told)).to_bytes(4, "little") + bytes(2) + told
+
+    part = planes([long + 1] * count) + planes([0, *[long] * (count - 1)]) + b"a" * long
+    for copies in (1, 60):
+        block = _raw(
+            {"table": "t", "rows": count, "columns": [[f"c{n}", "front", len(part)] for n in range(copies)]}, part
+        )
+        with pytest.raises(FormatError):
+            columns.decode(block)
+    small = planes([2, 3, 0]) + planes([0, 1, 0]) + b"ab"
+    block = _raw({"table": "t", "rows": 3, "columns": [["c", "front", len(small)]]}, small)
+    assert [*columns.decode(block).rows()] == [("a",), ("ab",), (None,)]
+    for wrong in (planes([2, 3, 0]) + planes([0, 2, 0]) + b"ab", planes([2, 3, 0]) + planes([1, 1, 0]) + b"ab"):
+        with pytest.raises(FormatError):
+            columns.decode(_raw({"table": "t", "rows": 3, "columns": [["c", "front", len(wrong)]]}, wrong))
 
 
 def test_the_same_rows_are_the_same_bytes() -> None:

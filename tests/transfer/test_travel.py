@@ -14,7 +14,7 @@ from sqlimage.codec.keyring import keyring
 from sqlimage.errors import NotFoundError, RefusedError
 from sqlimage.transfer.pull import pull
 from sqlimage.transfer.push import PushReport, push
-from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, Store
+from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, Content, Store
 from sqlimage.transfer.stores.memory import MemoryStore
 from sqlimage.transfer.stores.wrappers import Checked, Counted, Retrying
 from sqlimage.units import KIB
@@ -224,7 +224,7 @@ def test_a_pull_goes_on_though_the_name_stands_for_something_newer(make_store: M
     class Breaking(Counted):
         left = 4
 
-        def get(self, name: str, most_bytes: int) -> bytes:
+        def get(self, name: str, most_bytes: int) -> Content:
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
@@ -336,11 +336,11 @@ def test_a_store_that_lies_is_asked_again_and_then_not_believed(base: Path, tmp_
     class Lying(Counted):
         lies = 0
 
-        def get(self, name: str, most_bytes: int) -> bytes:
+        def get(self, name: str, most_bytes: int) -> Content:
             content = super().get(name, most_bytes)
             if self.lies and name != NAME:
                 self.lies -= 1
-                return content[:-1] + bytes([content[-1] ^ 1])
+                return bytes(content[:-1]) + bytes([content[-1] ^ 1])
             return content
 
     store = MemoryStore()

@@ -89,13 +89,13 @@ class CloudStore:
         with self._telling(name):
             self._obstore.put(self._writing, name, content, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_A_TIME)
 
-    def get(self, name: str, most_bytes: int) -> bytes:
+    def get(self, name: str, most_bytes: int) -> memoryview:
         check_name(name)
         with self._telling(name):
             found = self._obstore.get(self._reading, name)
             if found.meta["size"] > most_bytes:
                 raise too_long(self.where, name, most_bytes)
-            return bytes(found.bytes())
+            return memoryview(found.bytes())
 
     def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
         check_name(name)

@@ -9,6 +9,8 @@ from typing import Protocol
 from sqlimage.errors import DeviceError, UsageError
 
 Bytes = bytes | bytearray | memoryview
+Content = bytes | memoryview
+"""What nobody changes any more."""
 SEGMENTS = "segments/"
 """What the names of segments begin with; the rest is the SHA-256 of the whole object in lower-case hexadecimal."""
 VERSIONS = "versions/"
@@ -50,7 +52,7 @@ class Store(Protocol):
         name's word that it has it already."""
         ...
 
-    def get(self, name: str, most_bytes: int) -> bytes:
+    def get(self, name: str, most_bytes: int) -> Content:
         """A whole object. One of more than ``most_bytes`` is refused before it is in memory."""
         ...
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from sqlimage.transfer.stores.contract import Bytes, Store, StoreError, digest_in
+from sqlimage.transfer.stores.contract import Bytes, Content, Store, StoreError, digest_in
 
 _Result = TypeVar("_Result")
 _MOST_DELAY_S = 30.0
@@ -28,7 +28,7 @@ class Wrapped:
     def put(self, name: str, content: Bytes) -> None:
         self._store.put(name, content)
 
-    def get(self, name: str, most_bytes: int) -> bytes:
+    def get(self, name: str, most_bytes: int) -> Content:
         return self._store.get(name, most_bytes)
 
     def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
@@ -69,7 +69,7 @@ class Retrying(Wrapped):
     def put(self, name: str, content: Bytes) -> None:
         self._again(lambda: self._store.put(name, content))
 
-    def get(self, name: str, most_bytes: int) -> bytes:
+    def get(self, name: str, most_bytes: int) -> Content:
         return self._again(lambda: self._store.get(name, most_bytes))
 
     def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
@@ -104,7 +104,7 @@ class Checked(Wrapped):
     """A segment that is read whole has the digest that its name says, or is a transient error: another copy of it, or
     the same once more, may be whole. Parts cannot be checked here: their reader does that, chunk by chunk."""
 
-    def get(self, name: str, most_bytes: int) -> bytes:
+    def get(self, name: str, most_bytes: int) -> Content:
         content = super().get(name, most_bytes)
         expected = digest_in(name)
         if expected and hashlib.sha256(content).hexdigest() != expected:
@@ -142,7 +142,7 @@ class Limited(Wrapped):
         super().publish(name, first, keep)
         self._pay(began, len(first))
 
-    def get(self, name: str, most_bytes: int) -> bytes:
+    def get(self, name: str, most_bytes: int) -> Content:
         began = self._clock()
         content = super().get(name, most_bytes)
         self._pay(began, len(content))
@@ -178,7 +178,7 @@ class Counted(Wrapped):
         super().publish(name, first, keep)
         self._on_bytes(len(first), 0)
 
-    def get(self, name: str, most_bytes: int) -> bytes:
+    def get(self, name: str, most_bytes: int) -> Content:
         content = super().get(name, most_bytes)
         self._on_bytes(0, len(content))
         return content

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from sqlimage.errors import NotFoundError, RefusedError
-from sqlimage.transfer.stores.contract import Bytes, Store, StoreError
+from sqlimage.transfer.stores.contract import Bytes, Content, Store, StoreError
 from sqlimage.transfer.stores.memory import MemoryStore
 from sqlimage.transfer.stores.wrappers import Checked, Counted, Limited, Retrying, Wrapped
 from tests.transfer.stores.shelves import noise, segment_of
@@ -34,7 +34,7 @@ class Failing(Wrapped):
     def put(self, name: str, content: Bytes) -> None:
         self._ask().put(name, content)
 
-    def get(self, name: str, most_bytes: int) -> bytes:
+    def get(self, name: str, most_bytes: int) -> Content:
         return self._ask().get(name, most_bytes)
 
     def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
