@@ -31,8 +31,9 @@ class NewImage:
     Raises what :class:`~sqlimage.nameless.NamelessFile` raises.
     """
 
-    def __init__(self, target: str | os.PathLike[str]) -> None:
+    def __init__(self, target: str | os.PathLike[str], page_bytes: int = schema.PAGE_BYTES) -> None:
         self._file = NamelessFile(target)
+        self._page_bytes = page_bytes
         self._database: Database | None = None
         try:
             self.connection = self._connect()
@@ -56,7 +57,7 @@ class NewImage:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
-            connection.execute(f"PRAGMA page_size = {schema.PAGE_BYTES}")
+            connection.execute(f"PRAGMA page_size = {self._page_bytes}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA cache_size = -4096")
             connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")

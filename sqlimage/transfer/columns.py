@@ -293,11 +293,17 @@ def _front_of(part: memoryview, count: int, most_bytes: int) -> tuple[list[str |
     if not ((shared >= 0) & (shared <= sizes) & (shared <= before)).all():
         raise ValueError
     begins, ends = _bounds(sizes - shared, rest)
-    whole, text = bytes(rest), b""
-    texts: list[str | None] = []
-    for begin, end, common in zip(begins, ends, shared.tolist(), strict=True):
-        text = text[:common] + whole[begin:end]
-        texts.append(text.decode())
+    parts = zip(begins, ends, shared.tolist(), strict=True)
+    whole, texts = bytes(rest), list[str | None]()
+    if whole.isascii():  # then characters are bytes, and need not be decoded one by one
+        text, told = "", whole.decode()
+        texts += [
+            text := text[:both] + told[low:high] if low < high or both < len(text) else text
+            for low, high, both in parts
+        ]
+    else:
+        raw = b""
+        texts += [(raw := raw[:both] + whole[low:high]).decode() for low, high, both in parts]
     for row in np.flatnonzero(lengths == 0).tolist():
         texts[row] = None
     return texts, most_bytes - int(sizes.sum())

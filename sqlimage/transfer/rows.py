@@ -48,7 +48,10 @@ _BLOCK_BYTES = 16 * MIB
 _ROWS_READ_AT_A_TIME = 8
 _LARGE = (_DATA, "cluster_map", "bitmap", _FILE, "extent")
 """Tables that may have very many rows."""
-_ROWS_AT_A_TIME = 64
+_ROWS_IN_ONE = 64
+"""Of a statement."""
+_ROWS_AT_ONCE = 8192
+"""What takes a moment to be written."""
 _SIZED = (str, bytes)
 _LENGTH = struct.Struct("<I")
 Packed = tuple[str, int, Sequence[Column]]
@@ -134,8 +137,8 @@ def _chosen(table: str, versions: Sequence[int]) -> str:
 
 
 def filling(database: Database, streams: bytes | memoryview, rest: bytes | memoryview | None) -> Iterator[str]:
-    """Write the rows into a new image, inside its transaction: a block whenever the next is asked for, which is the
-    name of its table. Without ``rest`` files have no digests there, and the trail is empty.
+    """Write the rows into a new image, inside its transaction: some whenever the next is asked for, which is the name
+    of their table. Without ``rest`` files have no digests there, and the trail is empty.
 
     Raises :class:`~sqlimage.errors.FormatError` for rows that no image has.
     """
@@ -146,11 +149,9 @@ def filling(database: Database, streams: bytes | memoryview, rest: bytes | memor
         if place < latest:
             raise FormatError(f"there are rows of {block.table[:100]!r} where they should not be")
         latest = place
-        _put(database, digests.added(block) if block.table == _FILE and digests is not None else block)
-        yield block.table
+        yield from _put(database, digests.added(block) if block.table == _FILE and digests is not None else block)
     for block in digests.others() if digests is not None else ():
-        _put(database, block)
-        yield block.table
+        yield from _put(database, block)
 
 
 def is_before_contents(table: str) -> bool:
@@ -213,7 +214,7 @@ def split(packed: bytes | memoryview) -> Iterator[memoryview]:
         at += length
 
 
-def _put(database: Database, block: Block) -> None:
+def _put(database: Database, block: Block) -> Iterator[str]:
     table, names = block.table, list(block.names)
     if table not in _KEYS:
         raise FormatError(f"there are rows of a table {table[:100]!r}, which no image has")
@@ -224,14 +225,16 @@ def _put(database: Database, block: Block) -> None:
         raise FormatError(f"the rows of {table!r} have columns that the table has not: {json.dumps(names)[:200]}")
     if names:
         shown = ", ".join(f'"{name}"' for name in names)
-        _insert(database, f"main.{table} ({shown})", block)
+        for begin in range(0, block.count, _ROWS_AT_ONCE):
+            _insert(database, f"main.{table} ({shown})", block, begin, min(begin + _ROWS_AT_ONCE, block.count))
+            yield table
 
 
-def _insert(database: Database, into: str, block: Block) -> None:
+def _insert(database: Database, into: str, block: Block, begin: int, end: int) -> None:
     """Many rows to a statement, and no row is put together: the columns follow each other in its parameters."""
     with translated(database.path):
-        for at in range(0, block.count, _ROWS_AT_A_TIME):
-            count = min(_ROWS_AT_A_TIME, block.count - at)
+        for at in range(begin, end, _ROWS_IN_ONE):
+            count = min(_ROWS_IN_ONE, end - at)
             values: list[Value] = []
             for column in block.columns:
                 values += column[at : at + count]
