@@ -15,7 +15,7 @@ from sqlimage.mount.session import error_as_json
 
 Ready = Callable[[dict[str, Any]], None]
 Work = Callable[[Ready], object]
-_PLAIN = ("UsageError", "NotFoundError", "RefusedError", "FormatError", "DamagedError", "DeviceError")
+_PLAIN = ("UsageError", "NotFoundError", "RefusedError", "LockedError", "FormatError", "DamagedError", "DeviceError")
 
 
 def start_in_background(work: Work, *, log: str | os.PathLike[str] | None = None) -> dict[str, Any]:

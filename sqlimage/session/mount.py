@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sqlimage.errors import SqlimageError
 from sqlimage.image.chunks import LARGE, Cache
 from sqlimage.image.key_slots import unlock
 from sqlimage.mount import session
@@ -14,6 +15,7 @@ from sqlimage.mount.background import Ready, start_in_background
 from sqlimage.mount.session import MountEnd, MountRequest
 from sqlimage.mount.unmount import unmount as _unmount
 from sqlimage.session.work import Outcome, open_work
+from sqlimage.transfer.opening import local_image
 from sqlimage.transfer.stores.address import is_url
 
 
@@ -48,8 +50,7 @@ def mount(
     places = [os.path.abspath(place) for place in search]
     child = None if into is None else os.path.abspath(into)
 
-    if not is_url(path):  # connections do not survive the fork
-        unlock(path)  # while there is somebody to ask
+    (_unlock_elsewhere if is_url(path) else unlock)(path)  # while there is somebody to ask
 
     def work(ready: Ready) -> dict[str, Any]:
         opened = open_work(
@@ -89,6 +90,21 @@ def mount(
     if foreground:
         return work(lambda info: None)
     return start_in_background(work, log=log)
+
+
+def _unlock_elsewhere(url: str) -> None:
+    """Have the key of an image at a URL at hand. Another process fetches what tells of it: no line, and no thread that
+    waits for one, survives the fork that is to come."""
+
+    def work(ready: Ready) -> None:
+        ready({"path": local_image(url, with_rest=False)})
+
+    path = str(start_in_background(work)["path"])
+    try:
+        unlock(path)
+    except SqlimageError as problem:
+        problem.message = problem.message.replace(path, url)
+        raise
 
 
 def _fate(end: MountEnd) -> str:

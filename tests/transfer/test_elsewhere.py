@@ -335,6 +335,23 @@ def test_a_url_is_mounted(web: Web, tmp_path: Path) -> None:
         tool("unmount", where)
 
 
+def test_a_url_of_an_encrypted_image_is_mounted_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(places.CACHE_VARIABLE, str(tmp_path / "cache"))
+    key, image, where = tmp_path / "the.key", tmp_path / "sealed.sqlimage", tmp_path / "mnt"
+    key.write_bytes(b"a key that only this test has")
+    where.mkdir()
+    tool("capture", travelling.volume(tmp_path), image, "--encrypt-all", "--key-file", key)
+    tool("split", image, tmp_path / "shelf", "--segment-size", "256KiB")
+    url = f"file://{tmp_path}/shelf/sealed.sqlimage"
+    done = run_tool("mount", url, where, "--way", "reader")
+    assert done.returncode == 7 and url in done.stderr, done
+    tool("mount", url, where, "--way", "reader", "--key-file", key)
+    try:
+        assert (where / "a" / "file2.bin").read_bytes() == noise(2, 300_000)
+    finally:
+        tool("unmount", where)
+
+
 def test_a_partial_image_that_is_being_filled_is_read_meanwhile(image: Path, tmp_path: Path) -> None:
     path, _, _ = _origin(image, Kept(64 * MIB))
     segments = segments_of(image)
