@@ -145,9 +145,11 @@ def filling(database: Database, streams: bytes | memoryview, rest: bytes | memor
     digests = _Digests(split(rest)) if rest is not None else None
     latest = 0
     for block in _decoded(split(streams)):
-        place = _PLACES.get(block.table, -1)
+        place = _PLACES.get(block.table)
+        if place is None:
+            raise FormatError(f"there are rows of a table {block.table[:100]!r}, which no image has")
         if place < latest:
-            raise FormatError(f"there are rows of {block.table[:100]!r} where they should not be")
+            raise FormatError(f"there are rows of {block.table!r} after those of tables that come after it")
         latest = place
         yield from _put(database, digests.added(block) if block.table == _FILE and digests is not None else block)
     for block in digests.others() if digests is not None else ():
@@ -216,8 +218,6 @@ def split(packed: bytes | memoryview) -> Iterator[memoryview]:
 
 def _put(database: Database, block: Block) -> Iterator[str]:
     table, names = block.table, list(block.names)
-    if table not in _KEYS:
-        raise FormatError(f"there are rows of a table {table[:100]!r}, which no image has")
     if table == _SIGNATURE and not signature.is_there(database):
         database.run(schema.signature_sql())
     known = names_of(database, table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pytest
 import sqlimage
 from sqlimage.errors import DamagedError, FormatError, NotFoundError, RefusedError, SqlimageError, UsageError
 from sqlimage.streams.database import Database
+from sqlimage.transfer import columns, rows
 from sqlimage.transfer.arrive import First, Incoming, make_image
 from sqlimage.transfer.contents import unpack_contents
+from sqlimage.transfer.cut import cut_first, digests
 from sqlimage.transfer.pipe import receive, send
 from sqlimage.transfer.plan import chosen, make_plan
 from sqlimage.transfer.segment import HEADER_BYTES, read_header
@@ -268,6 +271,23 @@ def test_an_edit_that_is_not_finished_stays_at_home(tmp_path: Path) -> None:
             chosen(database, "3")
         plan = make_plan(database, chosen(database, None), SEGMENT_BYTES)
         assert plan.newest.version == 1
+
+
+def test_streams_in_another_order_are_refused(image: Path, tmp_path: Path) -> None:
+    """Contents are filled into the rows of the data stream as soon as it has come: no more rows of it may follow."""
+    with Database.open(image, structure_only=True) as database:
+        plan = make_plan(database, chosen(database, None), SEGMENT_BYTES)
+        blocks = [bytes(block) for block in rows.split(plan.streams)]
+        data = next(block for block in blocks if columns.decode(block).table == "data")
+        for number, order in enumerate(
+            [[one for one in blocks if one != data] + [data], blocks[::-1], [*blocks, data]]
+        ):
+            streams = b"".join(len(block).to_bytes(4, "little") + block for block in order)
+            changed = replace(plan, streams=streams, data_offset_bytes=plan.data_offset_bytes + len(data) + 100)
+            first = bytes(cut_first(database, changed, digests(database, changed)))
+            with pytest.raises(FormatError, match=r"after those of tables|the places of data|of another image"):
+                make_image(str(tmp_path / f"{number}.sqlimage"), First.from_segment("x", first))
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_real_volumes_come_back_bit_for_bit(tmp_path: Path) -> None:
