@@ -33,7 +33,7 @@ class Segment:
     """From 1."""
     length_bytes: int
     digest: bytes
-    """SHA-256 of it; of the first, of its header."""
+    """SHA-256 of it."""
     state: str
 
     @property

@@ -59,7 +59,7 @@ def translated(path: str) -> Iterator[None]:
         raise RefusedError(f"{path}: {problem}") from None
     except (apsw.ConstraintError, apsw.SQLError) as problem:
         raise FormatError(f"{path}: holds what the format does not allow ({problem})") from None
-    except (UnicodeDecodeError, OverflowError, apsw.MismatchError) as problem:
+    except (UnicodeError, OverflowError, apsw.MismatchError) as problem:
         raise FormatError(f"{path}: holds a value that the format does not allow ({problem})") from None
 
 

@@ -23,7 +23,7 @@ from sqlimage.streams.translation import translated
 from sqlimage.streams.writer import WriterLock
 from sqlimage.transfer import rows
 from sqlimage.transfer.contents import Contents, unpack_contents
-from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
+from sqlimage.transfer.segment import Header, Part, read_header
 from sqlimage.units import KIB
 
 _PAGE_BYTES = 8 * KIB
@@ -37,6 +37,8 @@ class First:
     """What the first segment tells; each part of it was checked against the digest in the header."""
 
     where: str
+    digest: bytes
+    """Of all of it."""
     header: Header
     contents: Contents
     streams: bytes | memoryview
@@ -52,11 +54,13 @@ class First:
             raise FormatError(f"{where}: is segment {header.number} of an image, and the first is needed")
         if len(view) != header.length_bytes:
             raise DamagedError(f"{where}: has {len(view)} bytes, and its header says {header.length_bytes}")
-        parts = [
-            part_of(where, view[one.offset_bytes : one.end_bytes], one)
-            for one in (header.contents, header.streams, header.rest)
-        ]
-        return cls(where, header, checked_contents(where, header, parts[0]), parts[1], parts[2])
+        if not header.vouches_for(view):
+            raise DamagedError(f"{where}: the first segment does not match its digests")
+        told, streams, rest = (
+            view[one.offset_bytes : one.end_bytes] for one in (header.contents, header.streams, header.rest)
+        )
+        contents = checked_contents(where, header, told)
+        return cls(where, hashlib.sha256(view).digest(), header, contents, streams, rest)
 
     @property
     def identity(self) -> str:
@@ -65,7 +69,7 @@ class First:
     def listed(self) -> list[Segment]:
         """What is to arrive, as rows of the stream: nothing is here yet."""
         identity = self.identity
-        found = [Segment(identity, 1, self.header.length_bytes, bytes.fromhex(identity), MISSING)]
+        found = [Segment(identity, 1, self.header.length_bytes, self.digest, MISSING)]
         for number, one in enumerate(self.contents.segments[1:], 2):
             found.append(Segment(identity, number, one.length_bytes, one.digest, MISSING))
         return found
@@ -252,15 +256,8 @@ class Incoming:
 
     def find(self, segment: bytes | memoryview) -> Segment | None:
         """Which of the image's segments this is; None where it is none of them."""
-        view = memoryview(segment)
-        digest = hashlib.sha256(view).digest()
-        for one in self.segments[1:]:
-            if one.digest == digest:
-                return one
-        head = bytes(view[:HEADER_BYTES])
-        if self.segments and hashlib.sha256(head).digest() == self.segments[0].digest:
-            return self.segments[0] if read_header(self.database.path, head).vouches_for(view) else None
-        return None
+        digest = hashlib.sha256(segment).digest()
+        return next((one for one in self.segments if one.digest == digest), None)
 
     def take(self, number: int, segment: bytes | memoryview) -> None:
         """Fill in what lies in a segment that has been compared with its digest; durable some seconds later, or when

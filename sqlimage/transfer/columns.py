@@ -42,6 +42,8 @@ _BETWEEN = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
 _SIZE = struct.Struct("<I")
 _FRONT = "front"
 _WORD = 8
+_MOST_SHARED = 4096
+"""Bytes that are looked for in common: longer than any path."""
 
 
 class Malformed(FormatError):
@@ -206,7 +208,7 @@ def _shared(sizes: NDArray[np.int64], joined: bytes) -> NDArray[np.int64]:
     shared: NDArray[np.int64] = np.zeros(len(sizes), dtype=np.int64)
     most: NDArray[np.int64] = np.minimum(sizes, np.concatenate([[0], sizes[:-1]]))
     row, at = np.flatnonzero(most), 0
-    while len(row):
+    while len(row) and at < _MOST_SHARED:
         differs = words[begins[row] + at] != words[begins[row - 1] + at]
         common = np.where(differs.any(axis=1), differs.argmax(axis=1), _WORD)
         shared[row] = at + common
@@ -346,8 +348,11 @@ def _any_of(part: memoryview, count: int) -> list[Value]:
 
 
 def _plain(value: Any) -> Value:
-    if value is None or type(value) in (str, float) or (type(value) is int and -(1 << 63) <= value < 1 << 63):
-        return value  # type: ignore[no-any-return]
+    if type(value) is str:
+        value.encode()  # JSON can tell of what is no text: halves of surrogate pairs
+        return value
+    if value is None or type(value) is float or (type(value) is int and -(1 << 63) <= value < 1 << 63):
+        return value
     raise ValueError
 
 

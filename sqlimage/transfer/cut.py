@@ -66,22 +66,25 @@ def digests(database: Database, plan: Plan, tell: Tell | None = None) -> list[by
 def _copy(database: Database, plan: Plan, number: int, segment: memoryview, at: int) -> int:
     """Copy contents into a segment from ``at`` on, each straight from SQLite's pages; where they end."""
     pieces = plan.cut[number - 1]
-    if not pieces:
-        return at
-    data = pieces[0].data
+    blob: apsw.Blob | None = None
     with translated(database.path):
         try:
-            with database.connection.blob_open("main", "data", "bytes", data, False) as blob:
-                for piece in pieces:
-                    data = piece.data
-                    blob.reopen(data)
-                    if blob.length() != plan.stored[data][1]:
-                        raise _damaged(database, data)
-                    blob.seek(piece.start)
-                    blob.read_into(segment, at, piece.length)
-                    at += piece.length
-        except apsw.SQLError:  # it is not there any more, or has no bytes
-            raise _damaged(database, data) from None
+            for piece in pieces:
+                try:
+                    if blob is None:
+                        blob = database.connection.blob_open("main", "data", "bytes", piece.data, False)
+                    else:
+                        blob.reopen(piece.data)
+                except apsw.SQLError:  # it is not there any more, or has no bytes
+                    raise _damaged(database, piece.data) from None
+                if blob.length() != plan.stored[piece.data][1]:
+                    raise _damaged(database, piece.data)
+                blob.seek(piece.start)
+                blob.read_into(segment, at, piece.length)
+                at += piece.length
+        finally:
+            if blob is not None:
+                blob.close(True)
     return at
 
 

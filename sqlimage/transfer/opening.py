@@ -66,13 +66,11 @@ def _one(remote: Remote, directory: str, *, with_rest: bool, prefetch: bool) -> 
     if os.path.exists(path) and _identity_of(path) != remote.identity:
         with suppress(OSError):
             os.unlink(path)
-    early = b""
     if not os.path.exists(path):
         first = remote.first(with_rest=with_rest)
         with suppress(RefusedError):  # somebody was faster
             make_image(path, first)
-        early = remote.begins
-    origin = origin_over(remote.store, remote.name, path, early)
+    origin = origin_over(remote.store, path, remote.begins)
     elsewhere.register(path, origin)
     if prefetch:
         origin.prefetch()
@@ -95,7 +93,7 @@ def _parents_of(path: str) -> list[str]:
         return [str(row[0]) for row in database.query(_OTHER_PARENTS)]
 
 
-def origin_over(store: Store, name: str, path: str, early: bytes = b"") -> StoreOrigin:
+def origin_over(store: Store, path: str, early: bytes = b"") -> StoreOrigin:
     """Where the missing contents of the image ``path`` lie, by what it says of its segments itself."""
     with Database.open(path, structure_only=True) as database:
         found = segments.read(database)
@@ -105,7 +103,7 @@ def origin_over(store: Store, name: str, path: str, early: bytes = b"") -> Store
             raise FormatError(f"{path}: places data {data} where no segment has anything")
     if not found:
         raise FormatError(f"{path}: never travelled")
-    names = [name, *(f"segments/{row.digest.hex()}" for row in found[1:])]
+    names = [f"segments/{row.digest.hex()}" for row in found]
     return StoreOrigin(store, found[0].image, names, at, Kept(), early)
 
 
@@ -121,8 +119,4 @@ def origin_of_partial(path: str) -> StoreOrigin | None:
     url = places.origin_of(found[0].image)
     if url is None:
         return None
-    store, name = open_store(url)
-    shelf = Retrying(store)
-    if not found[0].is_here and look(shelf, name).identity != found[0].image:
-        return None
-    return origin_over(shelf, name, path)
+    return origin_over(Retrying(open_store(url)[0]), path)

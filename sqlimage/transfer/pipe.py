@@ -11,7 +11,7 @@ from sqlimage.errors import DeviceError, FormatError, RefusedError, UsageError
 from sqlimage.streams.database import Database
 from sqlimage.transfer.arrive import First, Incoming, check_is_this, make_image
 from sqlimage.transfer.cut import cut, cut_first, digests
-from sqlimage.transfer.plan import chosen, make_plan
+from sqlimage.transfer.plan import plan_for
 from sqlimage.transfer.segment import HEADER_BYTES, USUAL_BYTES, Header, read_header
 from sqlimage.units import MIB, Progress
 
@@ -57,7 +57,7 @@ def send(
     Raises :class:`~sqlimage.errors.UsageError` where there are not so many.
     """
     with Database.open(path, structure_only=True) as database:
-        plan = make_plan(database, chosen(database, version), segment_bytes)
+        plan = plan_for(database, version, segment_bytes)
         count = len(plan.cut)
         if not 1 <= begin <= count:
             raise UsageError(f"{path}: has no segment {begin}", hint=f"it has segments 1 to {count}")

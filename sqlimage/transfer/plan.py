@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sqlimage.errors import RefusedError, UsageError
+from sqlimage.errors import RefusedError, SqlimageError, UsageError
 from sqlimage.image.chunks import Connections
 from sqlimage.streams import control
 from sqlimage.streams.control import Control
@@ -32,6 +32,7 @@ from sqlimage.units import format_size
 _STORED = "SELECT id, digest, stored_bytes, flags FROM main.data WHERE bytes IS NOT NULL"
 
 _PACKERS = 2
+_MOST_TURNS = 5
 
 Stored = tuple[bytes, int, int]
 """Digest, stored bytes and flags: two rows of the data stream that agree in them have the same content, and each may
@@ -179,6 +180,26 @@ def chosen(database: Database, wanted: str | None) -> list[Control]:
     return [version for version in known if version.state == "sealed"]
 
 
+def plan_for(database: Database, wanted: str | None, segment_bytes: int, known: Known | None = None) -> Plan:
+    """Choose and plan what does not change meanwhile: another process may prune or merge versions beside this one.
+
+    Raises what :func:`chosen` and :func:`make_plan` raise.
+    """
+    for _ in range(_MOST_TURNS):
+        versions = chosen(database, wanted)
+        try:
+            plan = make_plan(database, versions, segment_bytes, known)
+        except (KeyError, SqlimageError):
+            if chosen(database, wanted) == versions:
+                raise
+            continue
+        if chosen(database, wanted) == versions:
+            return plan
+    raise RefusedError(
+        f"{database.path}: its versions change again and again meanwhile", hint="run the command when that has ended"
+    )
+
+
 def make_plan(
     database: Database,
     versions: Sequence[Control],
@@ -191,13 +212,14 @@ def make_plan(
     """
     check_segment_bytes(segment_bytes)
     numbers = [version.version for version in versions]
-    with (
-        closing(Connections(database)) as connections,
-        ThreadPoolExecutor(_PACKERS, thread_name_prefix="pack") as pool,
-    ):
-        packed = rows.pack(connections, numbers, pool)
-        order = in_reading_order(database, list(versions), is_sealed=database.is_sealed)
-        streams, rest = (rows.join(one) for one in packed)
+    pool = ThreadPoolExecutor(_PACKERS, thread_name_prefix="pack")
+    with closing(Connections(database)) as connections:
+        try:
+            packed = rows.pack(connections, numbers, pool)
+            order = in_reading_order(database, list(versions), is_sealed=database.is_sealed)
+            streams, rest = (rows.join(one) for one in packed)
+        finally:
+            pool.shutdown(cancel_futures=True)
     stored: dict[int, Stored] = {
         number: (digest, length, flags) for number, digest, length, flags in database.query(_STORED)
     }

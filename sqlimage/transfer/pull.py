@@ -77,7 +77,7 @@ def pull(
             _begin(remote, path, fetching)
         with Incoming(path, "pulling it") as incoming:
             is_ours = url is not None and places.origin_of(incoming.identity or "") == url
-            if not (is_ours and incoming.missing() and incoming.segments[0].is_here):
+            if not (is_ours and incoming.missing()):
                 # Else the name stands for another image by now; but the segments of this one are where they were.
                 check_is_this(path, incoming, remote.identity, remote.where)
             absent = fetching.run(incoming)
@@ -171,8 +171,6 @@ class Fetching:
         self.fetched_bytes += length_bytes
 
     def _get(self, row: Segment) -> Content:
-        if row.number == 1:
-            return self._remote.whole_first()
         return self._remote.store.get(f"{SEGMENTS}{row.digest.hex()}", row.length_bytes)
 
     def close(self) -> None:

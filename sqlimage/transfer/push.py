@@ -18,10 +18,10 @@ from sqlimage.streams.control import Control
 from sqlimage.streams.database import Database
 from sqlimage.transfer.cut import cut, cut_first, digest
 from sqlimage.transfer.daemons import Daemons
-from sqlimage.transfer.plan import Plan, chosen, make_plan
+from sqlimage.transfer.plan import Plan, chosen, plan_for
 from sqlimage.transfer.segment import HEADER_BYTES, USUAL_BYTES
 from sqlimage.transfer.stores.contract import SEGMENTS, Store, address
-from sqlimage.transfer.there import There, note_first, point, pointer, what_is_there
+from sqlimage.transfer.there import There, point, pointer, what_is_there
 from sqlimage.units import Progress
 
 _AT_ONCE = 2
@@ -71,7 +71,7 @@ def push(
     for the new image when everything is there, and not before.
 
     Raises :class:`~sqlimage.errors.RefusedError` where the name stands for an image of another lineage (unless
-    ``replace``), and what :func:`~sqlimage.transfer.plan.chosen` and :func:`~sqlimage.transfer.plan.make_plan` raise.
+    ``replace``), and what :func:`~sqlimage.transfer.plan.plan_for` raises.
     """
     with Database.open(path, structure_only=True) as database:
         versions = chosen(database, version)
@@ -79,13 +79,14 @@ def push(
         there = what_is_there(store, name)
         if there is not None:
             _check_related(there, versions, replace)
-        plan = make_plan(database, versions, segment_bytes, there.known if there is not None else {})
-        if there is not None and there.is_same(plan):
-            identity, segments, sending = there.remote.identity, there.segments, _Sending(database, plan, store, None)
+        plan = plan_for(database, version, segment_bytes, there.known if there is not None else {})
+        is_same = there is not None and there.is_same(plan)
+        if there is not None and not there.has(there.segments if is_same else plan.used_segments()):
+            plan, is_same = plan_for(database, version, segment_bytes), False
+        if there is not None and is_same:
+            identity, segments, sending = there.remote.identity, len(there.segments), _Sending(database, plan, store)
             sending.there_bytes = there.segments_bytes
         else:
-            if there is not None and not there.keeps(plan):
-                plan = make_plan(database, versions, segment_bytes, there.without_first())
             sending = _Sending(database, plan, store, progress)
             identity, segments = sending.run(name)
         for one in plan.versions:
@@ -138,7 +139,7 @@ def _down_to(most: int, sending: set[Future[None]]) -> set[Future[None]]:
 class _Sending:
     """The segments of a plan on their way."""
 
-    def __init__(self, database: Database, plan: Plan, store: Store, progress: Progress | None) -> None:
+    def __init__(self, database: Database, plan: Plan, store: Store, progress: Progress | None = None) -> None:
         self._database = database
         self._plan = plan
         self._store = store
@@ -165,17 +166,16 @@ class _Sending:
                 wait(either, return_when=FIRST_COMPLETED)
                 sending = _down_to(len(sending), sending)
             sent = [known[number].result() for number in numbers]
-            first = cut_first(self._database, plan, sent)
-            digest_of_first = digest(first)
+            segment = cut_first(self._database, plan, sent)
+            first: Future[bytes] = Future()
+            sending.add(pool.submit(self._put, segment, first))
             _down_to(0, sending)
         finally:
             pool.abandon()
         connections.close()  # where it was interrupted, somebody may still read through one
-        identity = hashlib.sha256(first[:HEADER_BYTES]).hexdigest()
-        note_first(self._store, plan.newest.uuid, identity, digest_of_first)
+        identity = hashlib.sha256(segment[:HEADER_BYTES]).hexdigest()
         keep = [SEGMENTS + one.hex() for one in sent] + sorted(one.name for one in plan.used_segments())
-        self._store.publish(name, first, keep)
-        self._count(True, len(first))
+        self._store.publish(name, SEGMENTS + first.result().hex(), keep)
         return identity, 1 + len(keep)
 
     def _send(self, connections: Connections, number: int, known: Future[bytes]) -> None:

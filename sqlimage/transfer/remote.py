@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 from sqlimage.errors import DamagedError, FormatError
 from sqlimage.transfer.arrive import First, checked_contents, part_of
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part, read_header
-from sqlimage.transfer.stores.contract import Content, Store, address
+from sqlimage.transfer.stores.contract import Content, Store, address, digest_in
 from sqlimage.units import KIB
 
 PROBE_BYTES = 720 * KIB
@@ -24,6 +23,8 @@ class Remote:
 
     store: Store
     name: str
+    segment: str
+    """The name of its first segment."""
     header: Header
     begins: bytes = field(repr=False)
     """The first bytes of its first segment, as far as they have been fetched."""
@@ -46,7 +47,7 @@ class Remote:
         try:
             return self._first(with_rest)
         except DamagedError:
-            self.begins = self.store.get_range(self.name, 0, len(self.begins))
+            self.begins = self.store.get_range(self.segment, 0, len(self.begins))
             return self._first(with_rest)
 
     def _first(self, with_rest: bool) -> First:
@@ -56,9 +57,11 @@ class Remote:
         contents = checked_contents(self.where, header, self._part(header.contents))
         rest = None
         if with_rest:
-            fetched = self.store.get_range(self.name, header.rest.offset_bytes, header.rest.length_bytes)
+            fetched = self.store.get_range(self.segment, header.rest.offset_bytes, header.rest.length_bytes)
             rest = part_of(self.where, fetched, header.rest)
-        return First(self.where, header, contents, self._part(header.streams), rest)
+        return First(
+            self.where, bytes.fromhex(digest_in(self.segment) or ""), header, contents, self._part(header.streams), rest
+        )
 
     def _part(self, part: Part) -> bytes:
         return bytes(part_of(self.where, memoryview(self.begins)[part.offset_bytes : part.end_bytes], part))
@@ -66,38 +69,30 @@ class Remote:
     def _fetch_until(self, end: int) -> None:
         here = len(self.begins)
         if here < end:
-            self.begins += self.store.get_range(self.name, here, end - here)
+            self.begins += self.store.get_range(self.segment, here, end - here)
 
     def whole_first(self) -> Content:
-        """The first segment, fetched whole; once more where it does not match its digests, for the line may be at
-        fault. No store can tell: the name of an image says nothing of its bytes."""
-        for _ in range(2):
-            segment = self.store.get(self.name, self.header.length_bytes)
-            if hashlib.sha256(segment[:HEADER_BYTES]).hexdigest() != self.identity:
-                problem = DamagedError(
-                    f"{self.where}: was replaced by another image just now", hint="run the command again"
-                )
-            elif self.header.vouches_for(segment):
-                return segment
-            else:
-                problem = DamagedError(
-                    f"{self.where}: the first segment does not match its digests", hint="push the image again"
-                )
-        raise problem
+        """The first segment, fetched whole."""
+        segment = self.store.get(self.segment, self.header.length_bytes)
+        if segment[:HEADER_BYTES] != self.header.pack():
+            raise DamagedError(f"{self.where}: its first bytes came damaged before", hint="run the command again")
+        return segment
 
 
 def look(store: Store, name: str) -> Remote:
-    """Look at an image in a store: one request.
+    """Look at an image in a store: two requests.
 
     Raises :class:`~sqlimage.errors.NotFoundError` and :class:`~sqlimage.errors.FormatError`.
     """
     where = address(store, name)
-    begins = store.get_range(name, 0, PROBE_BYTES)
     try:
+        segment = store.first(name)
+        begins = store.get_range(segment, 0, PROBE_BYTES)
         header = read_header(where, begins)
     except FormatError:  # the line may be at fault
-        begins = store.get_range(name, 0, PROBE_BYTES)
+        segment = store.first(name)
+        begins = store.get_range(segment, 0, PROBE_BYTES)
         header = read_header(where, begins)
     if not header.is_first:
         raise FormatError(f"{where}: is segment {header.number} of an image, and not its first")
-    return Remote(store, name, header, begins)
+    return Remote(store, name, segment, header, begins)

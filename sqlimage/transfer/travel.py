@@ -145,8 +145,8 @@ def split(
     segment_bytes: int = USUAL_BYTES,
     progress: Progress | None = None,
 ) -> PushReport:
-    """Cut an image into segments that lie in a directory: the first under the name of the image, the others under their
-    digests in ``segments/``. Any web server makes it a place to pull from.
+    """Cut an image into segments that lie in a directory: under their digests in ``segments/``, and under the name of
+    the image which of them is the first. Any web server makes it a place to pull from.
 
     Raises :class:`~sqlimage.errors.RefusedError` where the directory holds something else under that name.
     """
@@ -158,7 +158,7 @@ def split(
 
 
 def join(directory: str, path: str, *, name: str | None = None, progress: Progress | None = None) -> PullReport:
-    """Make an image of the segments in a directory; of the only one there, unless told the name of its first.
+    """Make an image of the segments in a directory; of the only one there, unless told its name.
 
     What is missing in the directory is told by :class:`~sqlimage.errors.NotFoundError`; the image is there without it,
     and another call fills it in.

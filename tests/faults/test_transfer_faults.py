@@ -79,9 +79,9 @@ def arrive(place: Path, parts: list[bytes], trace: Trace, *, is_synced: bool = T
 
 def arrive_by_pull(place: Path, parts: list[bytes], trace: Trace) -> None:
     store = MemoryStore()
-    for part in parts[1:]:
+    for part in parts:
         store.put(SEGMENTS + hashlib.sha256(part).hexdigest(), part)
-    store.publish(NAME, parts[0])
+    store.publish(NAME, SEGMENTS + hashlib.sha256(parts[0]).hexdigest())
     pull(store, NAME, str(place / NAME))
     trace.mark(len(parts))
 

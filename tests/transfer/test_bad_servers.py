@@ -25,6 +25,7 @@ from tests.transfer.made import (
     check_copy,
     check_one_line,
     check_partial,
+    first_segment,
     here_bytes,
     make_world,
 )
@@ -54,7 +55,15 @@ _FIRST_AGAIN = [bad.behave] * 3
 
 def test_a_server_that_has_bad_moments_is_asked_again(world: World, server: Misbehaving, tmp_path: Path) -> None:
     server.faults = [
-        *(bad.status(500), bad.behave, bad.wrong_bytes, *_FIRST_AGAIN, bad.wrong_bytes, bad.cut_after(100_000)),
+        *(
+            bad.status(500),
+            bad.behave,
+            bad.behave,
+            bad.wrong_bytes,
+            *_FIRST_AGAIN,
+            bad.wrong_bytes,
+            bad.cut_after(100_000),
+        ),
         *(bad.behave, truncated, bad.status(503), bad.cut_after(1000, reset=True), bad.behave, bad.status(500)),
     ]
     tool("pull", f"{server.url}/{NAME}", tmp_path / "copy.sqlimage")
@@ -74,7 +83,7 @@ def test_a_hundred_servers_that_have_bad_moments(world: World, server: Misbehavi
     for turn in range(100):
         dice = random.Random(f"moments {turn}")
         image = tmp_path / f"{turn}.sqlimage"
-        server.faults = [bad.behave, dice.choice(PASSING), *_FIRST_AGAIN]
+        server.faults = [bad.behave, bad.behave, dice.choice(PASSING), *_FIRST_AGAIN]
         for _ in range(dice.randint(1, 6)):
             server.faults += [dice.choice(PASSING) for _ in range(dice.randint(1, 3))]
             server.faults += [bad.behave] * dice.randint(2, 4)  # two requests are under way at most
@@ -93,8 +102,8 @@ STAYING: dict[str, tuple[Fault, int]] = {
 }
 """What a server does from some request on, and the exit code that it is worth."""
 _SEGMENTS_BEFORE = 5
-_BEHAVES = _SEGMENTS_BEFORE + 2
-"""Requests: the beginning of the first segment, its end, all of it, and four more."""
+_BEHAVES = _SEGMENTS_BEFORE + 3
+"""Requests: what the name stands for, the beginning of the first segment, its end, all of it, and four more."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ def test_a_server_that_stays_bad_is_told_in_one_line_and_what_is_whole_is_kept(
     server.requests.clear()
     report = json.loads(tool("pull", f"{server.url}/{NAME}", image, "--json"))
     assert report["here_bytes"] == _SEGMENTS_BEFORE * SEGMENT_BYTES
-    assert len(server.requests) == 1 + report["segments"] - _SEGMENTS_BEFORE, "each of the others once"
+    assert len(server.requests) == 2 + report["segments"] - _SEGMENTS_BEFORE, "each of the others once"
     check_copy(image, world.source)
 
 
@@ -171,16 +180,17 @@ def sends(content: bytes) -> Fault:
     return fault
 
 
-def of_the_name(fault: Fault) -> Fault:
-    """A server of which only what lies under the image's name is bad."""
-    return lambda handler: (fault if handler.path.endswith(NAME) else bad.behave)(handler)
+def of_the_first(world: World, fault: Fault) -> Fault:
+    """A server of which only the first segment is bad."""
+    name = first_segment(world.shelf).name
+    return lambda handler: (fault if handler.path.endswith(name) else bad.behave)(handler)
 
 
 def test_a_first_segment_that_came_damaged_is_fetched_again(world: World, tmp_path: Path, server: Misbehaving) -> None:
-    first = world.content[NAME]
+    first = first_segment(world.shelf).read_bytes()
     for place in ("uuid", "streams", "contents"):
         image = tmp_path / f"{place}.sqlimage"
-        server.faults = [bad.behave, sends(wrong(first, places(first)[place]))]
+        server.faults = [bad.behave, bad.behave, sends(wrong(first, places(first)[place]))]
         tool("pull", f"{server.url}/{NAME}", image)
         check_copy(image, world.source)
 
@@ -188,11 +198,11 @@ def test_a_first_segment_that_came_damaged_is_fetched_again(world: World, tmp_pa
 def test_no_wrong_byte_of_the_first_segment_gets_into_an_image(
     world: World, tmp_path: Path, server: Misbehaving
 ) -> None:
-    first = world.content[NAME]
+    first = first_segment(world.shelf).read_bytes()
     for place, at in places(first).items():
         image = tmp_path / f"{place}.sqlimage"
-        server.faults, server.always = [bad.behave], of_the_name(sends(wrong(first, at)))
-        check_one_line(run_tool("pull", f"{server.url}/{NAME}", image), 5)
+        server.faults, server.always = [bad.behave] * 2, of_the_first(world, sends(wrong(first, at)))
+        check_one_line(run_tool("pull", f"{server.url}/{NAME}", image), 5, 6)
         assert not server.faults
         check_partial(image)
         assert here_bytes(image) == 0, place
@@ -202,7 +212,7 @@ def test_no_wrong_byte_of_the_first_segment_gets_into_an_image(
 
 
 def test_no_wrong_byte_in_a_pipe_gets_into_an_image(world: World, tmp_path: Path) -> None:
-    first = world.content[NAME]
+    first = first_segment(world.shelf).read_bytes()
     for place, at in places(first).items():
         (tmp_path / "stream").write_bytes(wrong(first, at))
         image = tmp_path / f"{place}.sqlimage"

@@ -70,6 +70,18 @@ def test_a_few_bytes_do_not_stand_for_many_long_texts() -> None:
             columns.decode(_raw({"table": "t", "rows": 3, "columns": [["c", "front", len(wrong)]]}, wrong))
 
 
+def test_halves_of_characters_are_no_text() -> None:
+    for text in (r'["\ud800"]', r'["a\udc00b"]'):
+        block = _raw({"table": "t", "rows": 1, "columns": [["a", "any", len(text)]]}, text.encode())
+        with pytest.raises(FormatError):
+            columns.decode(block)
+
+
+def test_what_very_long_texts_share_costs_no_time() -> None:
+    rows = [("x" * (4 << 20) + end,) for end in "ab"]
+    assert [*columns.decode(columns.encode("t", ["text"], rows)).rows()] == rows
+
+
 def test_the_same_rows_are_the_same_bytes() -> None:
     rows: list[tuple[Value, ...]] = [(n, f"/a/{n}", bytes([n]), None) for n in range(200)]
     assert columns.encode("t", list("abcd"), rows) == columns.encode("t", list("abcd"), list(rows))

@@ -97,10 +97,9 @@ def test_what_finds_no_room_is_told_in_one_line_and_goes_on_later(
 
 
 def in_order(world: World) -> list[str]:
-    """The names of the segments, by the numbers in their headers; the first under the name of the image."""
-    names = [name for name in world.content if not name.startswith("versions/")]
-    number = {name: int.from_bytes(world.content[name][36:40], "little") for name in names}
-    return [NAME, *sorted((name for name in names if number[name] > 1), key=lambda name: number[name])]
+    """The names of the segments, by the numbers in their headers."""
+    names = [name for name in world.content if name.startswith("segments/")]
+    return sorted(names, key=lambda name: int.from_bytes(world.content[name][36:40], "little"))
 
 
 def test_a_first_segment_that_finds_no_room_leaves_nothing(world: World, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +20,7 @@ from sqlimage.streams.database import Database
 from sqlimage.transfer import columns, rows
 from sqlimage.transfer.arrive import First, Incoming, make_image
 from sqlimage.transfer.contents import unpack_contents
-from sqlimage.transfer.cut import cut_first, digests
+from sqlimage.transfer.cut import cut, cut_first, digests
 from sqlimage.transfer.pipe import receive, send
 from sqlimage.transfer.plan import chosen, make_plan
 from sqlimage.transfer.segment import HEADER_BYTES, read_header
@@ -76,8 +79,7 @@ def test_the_first_tells_everything_but_the_rest_of_the_data(
     with sqlimage.open(str(target)) as opened:
         states = opened.database.rows("SELECT number, bytes, hex(digest), state FROM segment ORDER BY number")
     assert [row[:2] + row[3:] for row in states] == [(n, len(s), "missing") for n, s in enumerate(segments, 1)]
-    told = [hashlib.sha256(segment).hexdigest() for segment in segments[1:]]
-    assert [row[2].lower() for row in states] == [first.identity, *told]
+    assert [row[2].lower() for row in states] == [hashlib.sha256(segment).hexdigest() for segment in segments]
 
 
 def test_what_belongs_to_no_file_comes_first_and_files_by_their_place(segments: list[bytes], image: Path) -> None:
@@ -271,6 +273,19 @@ def test_an_edit_that_is_not_finished_stays_at_home(tmp_path: Path) -> None:
             chosen(database, "3")
         plan = make_plan(database, chosen(database, None), SEGMENT_BYTES)
         assert plan.newest.version == 1
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM data WHERE id = {}", "UPDATE data SET bytes = NULL WHERE id = {}"])
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_contents_that_are_gone_meanwhile_are_told(image: Path, tmp_path: Path, change: str, which: int) -> None:
+    copy = Path(shutil.copy(image, tmp_path))
+    with Database.open(copy, structure_only=True) as database:
+        plan = make_plan(database, chosen(database, None), SEGMENT_BYTES)
+        gone = plan.cut[1][which].data
+        with closing(sqlite3.connect(copy)) as other, other:
+            other.execute(change.format(gone))
+        with pytest.raises(DamagedError, match=f"data {gone} is not stored"):
+            cut(database, plan, 2)
 
 
 def test_streams_in_another_order_are_refused(image: Path, tmp_path: Path) -> None:

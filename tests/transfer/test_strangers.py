@@ -22,14 +22,15 @@ import zstandard
 import sqlimage
 from sqlimage.transfer.contents import OWN, Contents, SegmentInfo
 from sqlimage.transfer.segment import HEADER_BYTES, Header, Part
-from sqlimage.transfer.stores.contract import VERSIONS
+from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS
+from sqlimage.transfer.stores.directory import DirectoryStore
 from sqlimage.transfer.stores.memory import MemoryStore
 from sqlimage.transfer.there import pointer
 from sqlimage.units import GIB, MIB
 from tests.images import run_tool, tool
 from tests.make import misbehaving as bad
 from tests.make.misbehaving import Handler, misbehaving
-from tests.transfer.made import NAME, SEGMENT, check_one_line, make_image, shelf_of
+from tests.transfer.made import NAME, SEGMENT, check_one_line, first_segment, make_image, shelf_of
 
 _UUID = "11111111-1111-1111-1111-111111111111"
 
@@ -108,8 +109,10 @@ def test_a_pointer_that_is_no_pointer_points_nowhere() -> None:
 
 def test_an_image_in_a_store_that_lacks_columns_is_told_in_one_line(image: Path, tmp_path: Path) -> None:
     block = _block({"table": "data", "rows": 1, "columns": [["id", "any", 3]]}, b"[1]")
-    (tmp_path / "shelf").mkdir()
-    (tmp_path / "shelf" / NAME).write_bytes(first_of(block))
+    store, content = DirectoryStore(tmp_path / "shelf"), first_of(block)
+    segment = SEGMENTS + hashlib.sha256(content).hexdigest()
+    store.put(segment, content)
+    store.publish(NAME, segment)
     told = check_one_line(run_tool("push", image, f"file://{tmp_path}/shelf/{NAME}"), 5)
     assert "lack columns" in told
 
@@ -189,8 +192,8 @@ def test_an_image_that_contradicts_itself_on_its_segments_is_not_filled(
     image: Path, tmp_path: Path, change: str
 ) -> None:
     tool("split", image, tmp_path / "shelf", "--segment-size", SEGMENT)
-    first = (tmp_path / "shelf" / image.name).read_bytes()  # which lies there under both names
-    held = next(one for one in (tmp_path / "shelf" / "segments").iterdir() if one.read_bytes() != first)
+    first = first_segment(tmp_path / "shelf", image.name)
+    held = next(one for one in (tmp_path / "shelf" / "segments").iterdir() if one != first)
     held.rename(tmp_path / "away")
     tool("join", tmp_path / "shelf", tmp_path / "copy.sqlimage", code=3)
     with contextlib.closing(sqlite3.connect(tmp_path / "copy.sqlimage", isolation_level=None)) as connection:

@@ -10,11 +10,20 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlimage.errors import NotFoundError, UsageError
-from sqlimage.transfer.stores.asking import CREDENTIALS_HINT, check_part, check_published, is_name, missing, too_long
+from sqlimage.transfer.stores.asking import (
+    CREDENTIALS_HINT,
+    check_part,
+    check_published,
+    is_name,
+    missing,
+    reference,
+    referred,
+    too_long,
+)
 from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, StoreError, check_name
 from sqlimage.transfer.stores.extra import load
 from sqlimage.transfer.stores.sigpipe import without_sigpipe
-from sqlimage.units import GIB, MIB
+from sqlimage.units import MIB
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -133,17 +142,14 @@ class CloudStore:
                     if name.startswith(prefix) and is_name(name):
                         yield name
 
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        check_published(name, keep)
-        self.put(name, first)
+    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
+        check_published(name, segment, keep)
+        if self.head(segment) is None:
+            raise missing(self.where, segment)
+        self.put(name, reference(segment))
 
-    def preserve(self, name: str, segment: str) -> None:
-        check_published(name, [segment])
-        try:
-            with self._telling(name):
-                self._obstore.copy(self._writing, name, segment, overwrite=True)
-        except _NotKnown:
-            self.put(segment, self.get(name, GIB))
+    def first(self, name: str) -> str:
+        return referred(self, name)
 
     def close(self) -> None:
         pass
@@ -173,25 +179,17 @@ class CloudStore:
         is_refused = isinstance(problem, self._refusals.PermissionDeniedError | self._refusals.UnauthenticatedError)
         if is_refused or status in (401, 403):
             return StoreError(message, hint=CREDENTIALS_HINT)
-        if isinstance(problem, self._refusals.NotSupportedError):
-            return _NotKnown(message)
         if not found:
             return StoreError(message, is_transient=isinstance(problem, self._refusals.GenericError))
         if status == 404:
             return self._missing(name, problem)
         if status == 416:
             return _BeyondTheEnd(message)
-        if status in (400, 405, 501) and found[3] in (None, "NotImplemented", "MethodNotAllowed", "InvalidRequest"):
-            return _NotKnown(message)
         return StoreError(message, is_transient=status >= 500 or status in _WORTH_ASKING_AGAIN)
 
 
 class _BeyondTheEnd(StoreError):
     """A part was asked for that begins where the object ends, or later."""
-
-
-class _NotKnown(StoreError):
-    """The server does not do what was asked."""
 
 
 def _line_of(problem: Exception) -> str:

@@ -69,16 +69,16 @@ class Store(Protocol):
         :class:`~sqlimage.errors.RefusedError` where it cannot."""
         ...
 
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        """Have the name of an image stand for its first segment. At once: a reader sees what was there before, or this.
-        ``keep`` names the other segments that the image needs: the store MUST NOT clear them away for as long as the
-        name stands for this one. Raises :class:`~sqlimage.errors.NotFoundError` where one is seen not to be there."""
+    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
+        """Have the name of an image stand for a segment that was put before, its first. At once: a reader sees what was
+        there before, or this. ``keep`` names the other segments that the image needs: the store MUST NOT clear them
+        away for as long as the name stands for this one. Raises :class:`~sqlimage.errors.NotFoundError` where the
+        segment is not there."""
         ...
 
-    def preserve(self, name: str, segment: str) -> None:
-        """Have what the name of an image stands for found under the name of a segment, too, whatever the image's name
-        comes to stand for. That it is this segment is the caller's word. Raises
-        :class:`~sqlimage.errors.NotFoundError` where there is no such image."""
+    def first(self, name: str) -> str:
+        """The name of the segment that the name of an image stands for. Raises
+        :class:`~sqlimage.errors.FormatError` where it stands for something else."""
         ...
 
     def close(self) -> None: ...

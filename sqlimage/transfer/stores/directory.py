@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from sqlimage.errors import DeviceError, NotFoundError, RefusedError
 from sqlimage.nameless import NamelessFile
-from sqlimage.transfer.stores.asking import check_part, check_published, is_name, missing, too_long
+from sqlimage.transfer.stores.asking import check_part, check_published, is_name, missing, reference, referred, too_long
 from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, StoreError, check_name
 from sqlimage.units import MIB
 
@@ -74,48 +74,18 @@ class DirectoryStore:
                 if name.startswith(prefix) and is_name(name):
                     yield name
 
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        check_published(name, keep)
-        for needed in keep:
+    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
+        check_published(name, segment, keep)
+        for needed in (segment, *keep):
             if self.head(needed) is None:
                 raise missing(self.where, needed)
-        self.put(name, first)
+        self.put(name, reference(segment))
 
-    def preserve(self, name: str, segment: str) -> None:
-        check_published(name, [segment])
-        fd, size = self._open(name)
-        try:
-            self._make_folder(segment)
-            with self._telling(segment):
-                if not self._link(name, segment):
-                    self._copy(fd, size, segment)
-        finally:
-            os.close(fd)
+    def first(self, name: str) -> str:
+        return referred(self, name)
 
     def close(self) -> None:
         pass
-
-    def _link(self, name: str, segment: str) -> bool:
-        """Have the segment's name beside the image's for the same file; False where that cannot be."""
-        try:
-            os.link(self._path(name), self._path(segment), follow_symlinks=False)
-        except FileExistsError:
-            if not os.path.samestat(os.lstat(self._path(name)), os.lstat(self._path(segment))):
-                return False
-        except OSError:
-            return False  # FAT and some network file systems have no links, ext4 no more than 65,000 to a file
-        self._sync(os.path.dirname(self._path(segment)))
-        return True
-
-    def _copy(self, fd: int, size: int, name: str) -> None:
-        with self._new(name) as file:
-            done = 0
-            while done < size:
-                count = os.sendfile(file.fd, fd, done, min(_PIECE_BYTES, size - done))
-                if count == 0:
-                    raise StoreError(f"{self._path(name)}: its segment was cut while it was read")
-                done += count
-            file.publish()
 
     def _new(self, name: str) -> NamelessFile:
         return NamelessFile(self._path(name), replace=True)

@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 
 from sqlimage.errors import NotFoundError, RefusedError, UsageError
-from sqlimage.transfer.stores.asking import check_part
+from sqlimage.transfer.stores.asking import check_part, referred
 from sqlimage.transfer.stores.contract import Bytes, StoreError, check_name
 from sqlimage.transfer.stores.web import Line, basic, check_status, drain, length_told, read, split_userinfo
 
@@ -78,10 +78,10 @@ class HttpStore:
             f"{self.where}: a web server does not tell what lies in a directory", hint="name the image in its address"
         )
 
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        raise self._only_read()
+    def first(self, name: str) -> str:
+        return referred(self, name)
 
-    def preserve(self, name: str, segment: str) -> None:
+    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
         raise self._only_read()
 
     def close(self) -> None:

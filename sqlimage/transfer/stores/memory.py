@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 
-from sqlimage.transfer.stores.asking import check_part, check_published, missing, too_long
+from sqlimage.transfer.stores.asking import check_part, check_published, missing, reference, referred, too_long
 from sqlimage.transfer.stores.contract import Bytes, check_name
 
 
@@ -48,15 +48,16 @@ class MemoryStore:
             names = [name for name in self._objects if name.startswith(prefix)]
         return iter(names)
 
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        check_published(name, keep)
-        for needed in keep:
-            self._find(needed)
-        self.put(name, first)
+    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
+        check_published(name, segment, keep)
+        with self._lock:
+            for needed in (segment, *keep):
+                if needed not in self._objects:
+                    raise missing(self.where, needed)
+            self._objects[name] = reference(segment)
 
-    def preserve(self, name: str, segment: str) -> None:
-        check_published(name, [segment])
-        self.put(segment, self._find(name))
+    def first(self, name: str) -> str:
+        return referred(self, name)
 
     def close(self) -> None:
         pass

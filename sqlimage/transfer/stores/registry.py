@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlimage.errors import NotFoundError, RefusedError, UsageError
-from sqlimage.transfer.stores.asking import check_part, check_published, is_name, missing
+from sqlimage.transfer.stores.asking import check_image, check_part, check_published, is_name, missing
 from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, StoreError, check_name, digest_in
 from sqlimage.transfer.stores.http import read_part
 from sqlimage.transfer.stores.registry_auth import PUSH, RegistryLine, check_answer, error_words
@@ -101,7 +101,9 @@ class RegistryStore:
             self._put_blob(name, f"sha256:{digest}", content)
             return
         _check_tag(name)
-        self._tag(name, OBJECT_TYPE, [self._put_layer(name, content)])
+        layer = _Layer(f"sha256:{hashlib.sha256(content).hexdigest()}", memoryview(content).nbytes)
+        self._put_blob(name, layer.digest, content)
+        self._tag(name, OBJECT_TYPE, [layer])
 
     def get(self, name: str, most_bytes: int) -> bytes:
         layer = self._find(name, is_anew=True)
@@ -160,20 +162,18 @@ class RegistryStore:
             if not url:
                 return
 
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        check_published(name, keep)
+    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
+        check_published(name, segment, keep)
         _check_tag(name)
-        layer = self._put_layer(name, first)
-        wanted = [f"sha256:{digest_in(other)}" for other in dict.fromkeys(keep)]
-        self._learn_lengths([other for other in keep if f"sha256:{digest_in(other)}" not in self._blobs], name)
-        others = [_Layer(digest, self._blobs[digest]) for digest in wanted if digest != layer.digest]
-        self._tag(name, IMAGE_TYPE, [layer, *others])
+        wanted = list(dict.fromkeys([segment, *keep]))
+        self._learn_lengths([other for other in wanted if f"sha256:{digest_in(other)}" not in self._blobs], name)
+        layers = [_Layer(digest, self._blobs[digest]) for digest in (f"sha256:{digest_in(other)}" for other in wanted)]
+        self._tag(name, IMAGE_TYPE, layers)
 
-    def preserve(self, name: str, segment: str) -> None:
-        """A registry has it already, as the blob that the tag tells of."""
-        check_published(name, [segment])
-        if self._find(name, is_anew=True).digest != f"sha256:{digest_in(segment)}":
-            raise missing(self.where, segment)
+    def first(self, name: str) -> str:
+        check_image(name)
+        layer = self._find(name, is_anew=True)
+        return f"{SEGMENTS}{layer.digest.removeprefix('sha256:')}"
 
     def close(self) -> None:
         self._line.close()
@@ -201,11 +201,6 @@ class RegistryStore:
         if not is_there:
             upload(self._line, self._base, what, digest, content, self._mount_from, self._sleep)
         self._blobs[digest] = length
-
-    def _put_layer(self, name: str, content: Bytes) -> _Layer:
-        layer = _Layer(f"sha256:{hashlib.sha256(content).hexdigest()}", memoryview(content).nbytes)
-        self._put_blob(name, layer.digest, content)
-        return layer
 
     def _tag(self, name: str, artifact_type: str, layers: Sequence[_Layer]) -> None:
         empty = _Layer(f"sha256:{hashlib.sha256(_EMPTY).hexdigest()}", len(_EMPTY))

@@ -40,11 +40,11 @@ class Wrapped:
     def list(self, prefix: str = "") -> Iterator[str]:
         return self._store.list(prefix)
 
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        self._store.publish(name, first, keep)
+    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
+        self._store.publish(name, segment, keep)
 
-    def preserve(self, name: str, segment: str) -> None:
-        self._store.preserve(name, segment)
+    def first(self, name: str) -> str:
+        return self._store.first(name)
 
     def close(self) -> None:
         self._store.close()
@@ -82,11 +82,11 @@ class Retrying(Wrapped):
         # all before the first is told: half a listing cannot be taken back
         return iter(self._again(lambda: [*self._store.list(prefix)]))
 
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        self._again(lambda: self._store.publish(name, first, keep))
+    def publish(self, name: str, segment: str, keep: Sequence[str] = ()) -> None:
+        self._again(lambda: self._store.publish(name, segment, keep))
 
-    def preserve(self, name: str, segment: str) -> None:
-        self._again(lambda: self._store.preserve(name, segment))
+    def first(self, name: str) -> str:
+        return self._again(lambda: self._store.first(name))
 
     def _again(self, ask: Callable[[], _Result]) -> _Result:
         for attempt in range(1, self._attempts):
@@ -137,11 +137,6 @@ class Limited(Wrapped):
         super().put(name, content)
         self._pay(began, len(content))
 
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        began = self._clock()
-        super().publish(name, first, keep)
-        self._pay(began, len(first))
-
     def get(self, name: str, most_bytes: int) -> Content:
         began = self._clock()
         content = super().get(name, most_bytes)
@@ -173,10 +168,6 @@ class Counted(Wrapped):
     def put(self, name: str, content: Bytes) -> None:
         super().put(name, content)
         self._on_bytes(len(content), 0)
-
-    def publish(self, name: str, first: Bytes, keep: Sequence[str] = ()) -> None:
-        super().publish(name, first, keep)
-        self._on_bytes(len(first), 0)
 
     def get(self, name: str, most_bytes: int) -> Content:
         content = super().get(name, most_bytes)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -62,8 +59,7 @@ def test_who_may_not_is_told(url: str, monkeypatch: pytest.MonkeyPatch, name: st
         lambda: store.get("image", 1000),
         lambda: store.get_range("image", 0, 1),
         lambda: store.head("image"),
-        lambda: store.publish("image", _SMALL),
-        lambda: store.preserve("image", segment_of(_SMALL)),
+        lambda: store.publish("image", segment_of(_SMALL)),
         lambda: list(store.list()),
     ):
         with pytest.raises(StoreError, match="403 Forbidden") as raised:
@@ -134,58 +130,6 @@ def test_a_server_that_says_nothing_is_not_waited_for(url: str, monkeypatch: pyt
         with pytest.raises(StoreError) as raised:
             CloudStore(url, silence_s=0.2).get("image", 1000)
         assert raised.value.is_transient
-
-
-class _WithoutCopy(BaseHTTPRequestHandler):
-    """As much of S3 as one object takes, without copying."""
-
-    protocol_version = "HTTP/1.1"
-    objects: dict[str, bytes]
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name of the base class
-        pass
-
-    def answer(self, status: int, body: bytes = b"") -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", '"x"')
-        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_PUT(self) -> None:
-        if "x-amz-copy-source" in self.headers:
-            self.answer(501, b"<Error><Code>NotImplemented</Code></Error>")
-            return
-        self.objects[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer(200)
-
-    def do_GET(self) -> None:
-        self.answer(200, self.objects[self.path])
-
-
-@contextmanager
-def without_copy() -> Iterator[tuple[str, dict[str, bytes]]]:
-    objects: dict[str, bytes] = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_WithoutCopy,), {"objects": objects}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", objects
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def test_where_a_server_cannot_copy_a_first_segment_is_put_once_more(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with without_copy() as (endpoint, objects):
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        store = CloudStore(url)
-        store.publish("image", _SMALL)
-        store.preserve("image", segment_of(_SMALL))
-        assert store.get(segment_of(_SMALL), 1000) == _SMALL
-        assert len(objects) == 2
 
 
 def test_other_clouds_need_their_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import uuid
@@ -16,7 +17,6 @@ from tests.transfer.stores.shelves import noise, segment_of
 
 _CONTENT = noise(100_000)
 _NAME = segment_of(_CONTENT)
-_FIRST = SEGMENTS + "1" * 64
 
 
 @pytest.fixture
@@ -28,35 +28,20 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 def test_an_object_is_a_file_of_its_name(store: DirectoryStore) -> None:
     store.put(VERSIONS + str(uuid.UUID(int=1)), b"image")
-    store.publish("image", _CONTENT, [_NAME])
-    for name in (_NAME, "image"):
-        assert Path(store.where, name).read_bytes() == _CONTENT
+    store.publish("image", _NAME)
+    assert Path(store.where, _NAME).read_bytes() == _CONTENT
+    assert json.loads(Path(store.where, "image").read_text()) == {
+        "format": "sqlimage",
+        "first": _NAME.removeprefix(SEGMENTS),
+    }
     assert Path(store.where, VERSIONS, str(uuid.UUID(int=1))).read_bytes() == b"image"
 
 
-def test_a_first_segment_that_stays_takes_no_room(store: DirectoryStore) -> None:
-    store.publish("image", _CONTENT)
-    store.preserve("image", _FIRST)
-    store.preserve("image", _FIRST)
-    assert os.path.samefile(Path(store.where, "image"), Path(store.where, _FIRST))
-    store.publish("image", b"another")
-    assert store.get(_FIRST, 1 << 20) == _CONTENT
+def test_an_image_takes_no_room_beside_its_segments(store: DirectoryStore) -> None:
+    store.publish("image", _NAME)
+    store.publish("image", _NAME)
+    assert Path(store.where, "image").stat().st_size < 200
     assert sorted(os.listdir(store.where)) == ["image", "segments"]
-
-
-def test_where_there_are_no_links_it_is_a_copy(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    link = os.link
-
-    def refuse(source: str, target: str, **options: object) -> None:
-        if "/proc/" not in source:
-            raise PermissionError(1, "Operation not permitted")
-        link(source, target, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "link", refuse)
-    store.publish("image", _CONTENT)
-    store.preserve("image", _FIRST)
-    assert Path(store.where, _FIRST).read_bytes() == _CONTENT
-    assert not os.path.samefile(Path(store.where, "image"), Path(store.where, _FIRST))
 
 
 def test_what_was_damaged_is_whole_when_it_is_put_again(store: DirectoryStore) -> None:
@@ -87,7 +72,7 @@ def test_a_link_in_place_of_the_segments_leads_nowhere(store: DirectoryStore, tm
     for ask in (
         lambda: store.get(_NAME, 1 << 20),
         lambda: store.put(_NAME, b"new"),
-        lambda: store.publish("image", _CONTENT, [_NAME]),
+        lambda: store.publish("image", _NAME),
         lambda: list(store.list(SEGMENTS)),
     ):
         with pytest.raises(StoreError):
@@ -108,7 +93,7 @@ def test_what_is_no_file_is_no_object(store: DirectoryStore) -> None:
         for ask in (
             lambda name=name: store.get(name, 100),
             lambda name=name: store.put(name, b""),
-            lambda name=name: store.publish(name, b"") if name == "folder" else store.head(name),
+            lambda name=name: store.publish(name, _NAME) if name == "folder" else store.head(name),
         ):
             with pytest.raises(StoreError):
                 ask()

@@ -26,7 +26,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shelf = DirectoryStore(directory / "a" / "shelf")
     for content in (_CONTENT, _SMALL, b""):
         shelf.put(segment_of(content), content)
-    shelf.publish("image", _CONTENT, [segment_of(_SMALL)])
+    shelf.publish("image", segment_of(_CONTENT), [segment_of(_SMALL)])
     shelf.put(VERSIONS + "0" * 36, b"image")
     with web_server(directory) as served:
         yield f"{served}/a/shelf"
@@ -43,7 +43,8 @@ def test_what_was_put_in_the_directory_is_read(store: HttpStore) -> None:
     for content in (_CONTENT, _SMALL, b""):
         assert store.get(segment_of(content), len(content)) == content
         assert store.head(segment_of(content)) == len(content)
-    assert store.get("image", 1 << 30) == _CONTENT
+    assert store.get(segment_of(_CONTENT), 1 << 30) == _CONTENT
+    assert store.first("image") == segment_of(_CONTENT)
     assert store.get(VERSIONS + "0" * 36, 100) == b"image"
 
 
@@ -55,12 +56,12 @@ def test_parts_are_those_of_the_bytes_that_were_put(store: HttpStore) -> None:
 
     check()
     assert store.get_range(segment_of(b""), 0, 10) == b""
-    assert store.get_range("image", 1 << 20, 1 << 20) == _CONTENT[1 << 20 : 2 << 20]
+    assert store.get_range(segment_of(_CONTENT), 1 << 20, 1 << 20) == _CONTENT[1 << 20 : 2 << 20]
 
 
 def test_more_than_was_allowed_is_refused(store: HttpStore) -> None:
     with pytest.raises(StoreError, match="more than the 999 bytes"):
-        store.get("image", 999)
+        store.get(segment_of(_CONTENT), 999)
 
 
 def test_what_is_not_there_is_told(store: HttpStore) -> None:
@@ -76,8 +77,7 @@ def test_what_is_not_there_is_told(store: HttpStore) -> None:
 def test_a_web_server_is_only_read(store: HttpStore) -> None:
     for ask in (
         lambda: store.put("image", b""),
-        lambda: store.publish("image", _SMALL),
-        lambda: store.preserve("image", segment_of(_CONTENT)),
+        lambda: store.publish("image", segment_of(_SMALL)),
         lambda: store.list(),
     ):
         with pytest.raises(RefusedError):
@@ -86,7 +86,7 @@ def test_a_web_server_is_only_read(store: HttpStore) -> None:
 
 def test_a_slash_at_the_end_says_the_same(url: str) -> None:
     store = HttpStore(url + "/")
-    assert store.head("image") == len(_CONTENT)
+    assert store.head(segment_of(_CONTENT)) == len(_CONTENT)
     assert store.where == url
 
 

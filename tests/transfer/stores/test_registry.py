@@ -59,7 +59,7 @@ def test_an_image_is_an_artifact_whose_layers_are_its_segments(debian: str, repo
     store = quick(debian, repository)
     for content in (_SMALL, _LARGE):
         store.put(segment_of(content), content)
-    store.publish("image", _SMALL, [segment_of(_LARGE), segment_of(_SMALL)])
+    store.publish("image", segment_of(_SMALL), [segment_of(_LARGE), segment_of(_SMALL)])
     request = urllib.request.Request(
         f"http://{debian}/v2/{repository}/manifests/image", headers={"Accept": MANIFEST_TYPE}
     )
@@ -78,7 +78,7 @@ def test_another_process_learns_what_it_has_to_keep(debian: str, repository: str
     store = quick(debian, repository)
     for content in (_SMALL, _LARGE):
         store.put(segment_of(content), content)
-    quick(debian, repository).publish("image", _LARGE, [segment_of(_SMALL)])
+    quick(debian, repository).publish("image", segment_of(_LARGE), [segment_of(_SMALL)])
     assert quick(debian, repository).get("image", 1 << 30) == _LARGE
 
 
@@ -86,7 +86,7 @@ def test_nothing_is_published_that_needs_what_is_missing(debian: str, repository
     store = quick(debian, repository)
     store.put(segment_of(_SMALL), _SMALL)
     with pytest.raises(NotFoundError):
-        store.publish("image", _SMALL, [SEGMENTS + "0" * 64])
+        store.publish("image", segment_of(_SMALL), [SEGMENTS + "0" * 64])
     assert store.head("image") is None
 
 
@@ -119,7 +119,7 @@ def test_an_upload_to_debians_registry_survives_a_cut(debian: str, repository: s
 
 def test_a_name_that_a_version_has_is_refused(debian: str) -> None:
     with pytest.raises(UsageError, match="what a registry calls the version"):
-        quick(debian).publish(f"version-{uuid.UUID(int=1)}", _SMALL)
+        quick(debian).publish(f"version-{uuid.UUID(int=1)}", segment_of(_SMALL))
 
 
 def test_segments_are_not_listed(debian: str, repository: str) -> None:
@@ -246,9 +246,9 @@ def test_a_segment_that_was_cleared_away_meanwhile_is_told(registry: SmallRegist
         store.put(segment_of(content), content)
     del registry.blobs["a/shelf"][segment_of(_LARGE).replace(SEGMENTS, "sha256:")]
     with pytest.raises(StoreError, match="MANIFEST_BLOB_UNKNOWN") as raised:
-        store.publish("image", _SMALL, [segment_of(_LARGE)])
+        store.publish("image", segment_of(_SMALL), [segment_of(_LARGE)])
     assert raised.value.is_transient
     with pytest.raises(NotFoundError, match=segment_of(_LARGE)):
-        Retrying(store, sleep=lambda _: None).publish("image", _SMALL, [segment_of(_LARGE)])
+        Retrying(store, sleep=lambda _: None).publish("image", segment_of(_SMALL), [segment_of(_LARGE)])
     store.put(segment_of(_LARGE), _LARGE)
-    store.publish("image", _SMALL, [segment_of(_LARGE)])
+    store.publish("image", segment_of(_SMALL), [segment_of(_LARGE)])

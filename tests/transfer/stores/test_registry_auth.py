@@ -56,7 +56,7 @@ def use(host: str) -> None:
     store = RegistryStore(f"oci://{host}/a/shelf", sleep=lambda _: None)
     for content in (_SMALL, _LARGE):
         store.put(segment_of(content), content)
-    store.publish("image", _LARGE, [segment_of(_SMALL)])
+    store.publish("image", segment_of(_LARGE), [segment_of(_SMALL)])
     assert store.get("image", 1 << 30) == _LARGE
     assert store.get_range("image", 5, 5) == _LARGE[5:10]
     assert list(store.list()) == ["image"]
