@@ -27,8 +27,9 @@ import sqlimage
 from sqlimage.streams.database import Database
 from sqlimage.transfer import opening, places
 from sqlimage.transfer.push import PushReport
+from sqlimage.transfer.stores.asking import reference
 from sqlimage.transfer.stores.cloud import CloudStore
-from sqlimage.transfer.stores.contract import Content, Store
+from sqlimage.transfer.stores.contract import SEGMENTS, Content, Store
 from sqlimage.transfer.stores.wrappers import Wrapped
 from sqlimage.units import MIB
 from tests.bench.run import describe_machine
@@ -150,6 +151,11 @@ class _Asked(Wrapped):
 
     def get_range(self, name: str, offset_bytes: int, length_bytes: int) -> bytes:
         return bytes(self._count(super().get_range(name, offset_bytes, length_bytes)))
+
+    def first(self, name: str) -> str:
+        self.requests += 1
+        self.received += len(reference(f"{SEGMENTS}{'0' * 64}"))
+        return super().first(name)
 
     def head(self, name: str) -> int | None:
         self.requests += 1
