@@ -125,7 +125,7 @@ def _check_related(there: There, versions: Sequence[Control], replace: bool) -> 
         )
 
 
-def _down_to(most: int, sending: set[Future[None]]) -> set[Future[None]]:
+def _down_to(most: int, sending: set[Future[Any]]) -> set[Future[Any]]:
     """Those that are still on their way when there are no more than that; whatever fails first is raised at once."""
     while True:
         for one in [one for one in sending if one.done()]:
@@ -153,29 +153,21 @@ class _Sending:
         plan = self._plan
         connections = Connections(self._database)
         pool = Daemons(_AT_ONCE, "push")
-        numbers = range(2, len(plan.cut) + 1)
-        known: dict[int, Future[bytes]] = {number: Future() for number in numbers}
-        sending: set[Future[None]] = set()
+        known: dict[int, Future[bytes]] = {number: Future() for number in range(2, len(plan.cut) + 1)}
+        sending: set[Future[Any]] = set()
         try:
-            for number in numbers:
-                sending.add(pool.submit(self._send, connections, number, known[number]))
+            for number, told in known.items():
+                sending.add(pool.submit(self._send, connections, number, told))
                 sending = _down_to(_AT_ONCE, sending)
-            # The first is cut as soon as all others are known, while the last of them are still on their way.
-            while unknown := [one for one in known.values() if not one.done()]:
-                either: list[Future[Any]] = [*unknown, *sending]
-                wait(either, return_when=FIRST_COMPLETED)
-                sending = _down_to(len(sending), sending)
-            sent = [known[number].result() for number in numbers]
-            segment = cut_first(self._database, plan, sent)
-            first: Future[bytes] = Future()
-            sending.add(pool.submit(self._put, segment, first))
-            _down_to(0, sending)
+            first = pool.submit(self._send_first, connections, [*known.values()])
+            _down_to(0, sending | {first})
         finally:
             pool.abandon()
         connections.close()  # where it was interrupted, somebody may still read through one
-        identity = hashlib.sha256(segment[:HEADER_BYTES]).hexdigest()
-        keep = [SEGMENTS + one.hex() for one in sent] + sorted(one.name for one in plan.used_segments())
-        self._store.publish(name, SEGMENTS + first.result().hex(), keep)
+        identity, segment = first.result()
+        others = [SEGMENTS + told.result().hex() for told in known.values()]
+        keep = others + sorted(one.name for one in plan.used_segments())
+        self._store.publish(name, segment, keep)
         return identity, 1 + len(keep)
 
     def _send(self, connections: Connections, number: int, known: Future[bytes]) -> None:
@@ -185,6 +177,14 @@ class _Sending:
             known.set_exception(problem)
             raise
         self._put(segment, known)
+
+    def _send_first(self, connections: Connections, known: Sequence[Future[bytes]]) -> tuple[str, str]:
+        """It is cut as soon as all others are known, while the last of them is still on its way; the identity, and the
+        name of the segment."""
+        segment = cut_first(connections.mine(), self._plan, [one.result() for one in known], self._buffer())
+        told: Future[bytes] = Future()
+        self._put(segment, told)
+        return hashlib.sha256(segment[:HEADER_BYTES]).hexdigest(), SEGMENTS + told.result().hex()
 
     def _buffer(self) -> bytearray:
         """The calling thread's, for one segment after the other: new memory each time would take as long as filling
