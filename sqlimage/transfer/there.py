@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,16 +13,17 @@ from sqlimage.transfer import columns
 from sqlimage.transfer.arrive import First
 from sqlimage.transfer.contents import SegmentInfo
 from sqlimage.transfer.cut import digest
+from sqlimage.transfer.daemons import Daemons
 from sqlimage.transfer.plan import Elsewhere, Known, Plan, Stored
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.rows import split
+from sqlimage.transfer.stores.asking import check_image
 from sqlimage.transfer.stores.contract import (
     MOST_SMALL_BYTES,
     SEGMENTS,
     VERSIONS,
     Store,
     address,
-    check_name,
 )
 
 _CONTROL, _DATA = "control", "data"
@@ -36,7 +36,7 @@ def pointer(store: Store, uuid: str) -> str | None:
     """The name of the image in a store that holds a version; None where the store knows none."""
     try:
         image = json.loads(bytes(store.get(f"{VERSIONS}{uuid}", MOST_SMALL_BYTES)))["image"]
-        check_name(str(image))
+        check_image(str(image))
         return str(image)
     except (NotFoundError, ValueError, LookupError, TypeError, RecursionError):
         return None
@@ -70,9 +70,12 @@ class There:
 
     def has(self, segments: Sequence[SegmentInfo]) -> bool:
         """Whether the store still has segments."""
-        with ThreadPoolExecutor(_HEADS_AT_A_TIME, thread_name_prefix="head") as pool:
-            lengths = pool.map(lambda one: self.remote.store.head(one.name), segments)
-            return all(found == one.length_bytes for found, one in zip(lengths, segments, strict=True))
+        pool = Daemons(_HEADS_AT_A_TIME, "head")
+        try:
+            lengths = [pool.submit(self.remote.store.head, one.name) for one in segments]
+            return all(found.result() == one.length_bytes for found, one in zip(lengths, segments, strict=True))
+        finally:
+            pool.abandon()
 
 
 def what_is_there(store: Store, name: str) -> There | None:

@@ -102,7 +102,9 @@ def test_a_few_bytes_do_not_take_memory_or_a_disk(what: str, tmp_path: Path) -> 
 
 def test_a_pointer_that_is_no_pointer_points_nowhere() -> None:
     store = MemoryStore()
-    for told in (b"[" * 60_000, b'{"image":' * 6_000, b"[]", b"7", b'"image"', b'["image"]', b"\xff"):
+    segment, version = f"{SEGMENTS}{'0' * 64}".encode(), f"{VERSIONS}{_UUID}".encode()
+    elsewhere = [b'{"image": "%b"}' % name for name in (segment, version, b"../x", b"a/b")]
+    for told in (b"[" * 60_000, b'{"image":' * 6_000, b"[]", b"7", b'"image"', b'["image"]', b"\xff", *elsewhere):
         store.put(VERSIONS + _UUID, told)
         assert pointer(store, _UUID) is None
 
