@@ -17,6 +17,7 @@ from sqlimage.units import KIB
 from tests.images import noise
 from tests.make import bootable, fat
 from tests.make.web import Web
+from tests.transfer.made import first_segment
 
 
 @pytest.mark.slow
@@ -30,7 +31,7 @@ def test_a_linux_boots_from_a_url_some_of_whose_segments_never_come(
     image = tmp_path / "boot.sqlimage"
     sqlimage.capture(str(volume), str(image))
     sqlimage.split(str(image), None, str(tmp_path / "shelf"), segment_bytes=512 * KIB)
-    first = (tmp_path / "shelf" / image.name).read_bytes()
+    first = first_segment(tmp_path / "shelf", image.name).read_bytes()
     header = read_header("x", first)
     listed = unpack_contents(
         "x", first[header.contents.offset_bytes : header.contents.end_bytes], header.streams.length_bytes
