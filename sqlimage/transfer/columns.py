@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +63,6 @@ class Block:
     """Of rows."""
     names: Sequence[str]
     columns: Sequence[Sequence[Value]]
-
-    def rows(self) -> Iterator[tuple[Value, ...]]:
-        return zip(*self.columns, strict=True)
 
 
 def encode(table: str, names: Sequence[str], rows: Sequence[Sequence[Value]]) -> bytes:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sqlimage.errors import FormatError
 from sqlimage.transfer.segment import HEADER_BYTES, LARGEST_BYTES, MOST_SEGMENTS
+from sqlimage.transfer.stores.contract import segment_name
 
 _COUNTS = struct.Struct("<II")
 _SEGMENT = struct.Struct("<32sQ")
@@ -35,7 +36,7 @@ class SegmentInfo:
     @property
     def name(self) -> str:
         """Under which it lies in a store."""
-        return f"segments/{self.digest.hex()}"
+        return segment_name(self.digest)
 
 
 Numbers = NDArray[np.int64]

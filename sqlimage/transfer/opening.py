@@ -16,7 +16,7 @@ from sqlimage.transfer.origin import StoreOrigin
 from sqlimage.transfer.pull import DEEPEST, file_for
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.stores.address import open_store
-from sqlimage.transfer.stores.contract import Store
+from sqlimage.transfer.stores.contract import Store, segment_name
 from sqlimage.transfer.stores.wrappers import Retrying
 from sqlimage.transfer.there import pointer
 
@@ -103,7 +103,7 @@ def origin_over(store: Store, path: str, early: bytes = b"") -> StoreOrigin:
             raise FormatError(f"{path}: places data {data} where no segment has anything")
     if not found:
         raise FormatError(f"{path}: never travelled")
-    names = [f"segments/{row.digest.hex()}" for row in found]
+    names = [segment_name(row.digest) for row in found]
     return StoreOrigin(store, found[0].image, names, at, Kept(), early)
 
 

@@ -19,7 +19,7 @@ from sqlimage.transfer import places
 from sqlimage.transfer.arrive import Arrival, Incoming, check_is_this
 from sqlimage.transfer.daemons import Daemons
 from sqlimage.transfer.remote import Remote, look
-from sqlimage.transfer.stores.contract import SEGMENTS, Content, Store
+from sqlimage.transfer.stores.contract import Content, Store, segment_name
 from sqlimage.transfer.there import pointer
 from sqlimage.units import Progress
 
@@ -27,6 +27,7 @@ _SUFFIX = ".sqlimage"
 DEEPEST = 120
 """How many files of parents may stand one on another in a store."""
 _AT_ONCE = 2
+"""Segments that are in memory at the same time."""
 _SOON_S = 1.0
 """How long a new image may wait for its name; what comes until then is written faster than it could be later."""
 
@@ -171,7 +172,7 @@ class Fetching:
         self.fetched_bytes += length_bytes
 
     def _get(self, row: Segment) -> Content:
-        return self._remote.store.get(f"{SEGMENTS}{row.digest.hex()}", row.length_bytes)
+        return self._remote.store.get(segment_name(row.digest), row.length_bytes)
 
     def close(self) -> None:
         """What is on its way is not waited for."""

@@ -20,7 +20,7 @@ from sqlimage.transfer.cut import cut, cut_first, digest
 from sqlimage.transfer.daemons import Daemons
 from sqlimage.transfer.plan import Plan, chosen, plan_for
 from sqlimage.transfer.segment import HEADER_BYTES, USUAL_BYTES
-from sqlimage.transfer.stores.contract import SEGMENTS, Store, address
+from sqlimage.transfer.stores.contract import Store, address, segment_name
 from sqlimage.transfer.there import There, point, pointer, what_is_there
 from sqlimage.units import Progress
 
@@ -165,7 +165,7 @@ class _Sending:
             pool.abandon()
         connections.close()  # where it was interrupted, somebody may still read through one
         identity, segment = first.result()
-        others = [SEGMENTS + told.result().hex() for told in known.values()]
+        others = [segment_name(told.result()) for told in known.values()]
         keep = others + sorted(one.name for one in plan.used_segments())
         self._store.publish(name, segment, keep)
         return identity, 1 + len(keep)
@@ -184,7 +184,7 @@ class _Sending:
         segment = cut_first(connections.mine(), self._plan, [one.result() for one in known], self._buffer())
         told: Future[bytes] = Future()
         self._put(segment, told)
-        return hashlib.sha256(segment[:HEADER_BYTES]).hexdigest(), SEGMENTS + told.result().hex()
+        return hashlib.sha256(segment[:HEADER_BYTES]).hexdigest(), segment_name(told.result())
 
     def _buffer(self) -> bytearray:
         """The calling thread's, for one segment after the other: new memory each time would take as long as filling
@@ -198,7 +198,7 @@ class _Sending:
         """Send a segment that is not there; ``known`` is told its digest before that."""
         found = digest(segment)
         known.set_result(found)
-        name = SEGMENTS + found.hex()
+        name = segment_name(found)
         was_there = self._store.head(name) == len(segment)
         if not was_there:
             self._store.put(name, segment)

@@ -38,6 +38,11 @@ class Remote:
     def identity(self) -> str:
         return self.header.identity
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of its first segment, as the store says."""
+        return bytes.fromhex(digest_in(self.segment) or "")
+
     def first(self, *, with_rest: bool) -> First:
         """All that the first segment tells; without the rest, enough to read files. What does not match its digest is
         asked for once more.
@@ -59,9 +64,7 @@ class Remote:
         if with_rest:
             fetched = self.store.get_range(self.segment, header.rest.offset_bytes, header.rest.length_bytes)
             rest = part_of(self.where, fetched, header.rest)
-        return First(
-            self.where, bytes.fromhex(digest_in(self.segment) or ""), header, contents, self._part(header.streams), rest
-        )
+        return First(self.where, self.digest, header, contents, self._part(header.streams), rest)
 
     def _part(self, part: Part) -> bytes:
         return bytes(part_of(self.where, memoryview(self.begins)[part.offset_bytes : part.end_bytes], part))
@@ -85,14 +88,16 @@ def look(store: Store, name: str) -> Remote:
     Raises :class:`~sqlimage.errors.NotFoundError` and :class:`~sqlimage.errors.FormatError`.
     """
     where = address(store, name)
+
+    def probe() -> Remote:
+        segment = store.first(name)
+        begins = store.get_range(segment, 0, PROBE_BYTES)
+        return Remote(store, name, segment, read_header(where, begins), begins)
+
     try:
-        segment = store.first(name)
-        begins = store.get_range(segment, 0, PROBE_BYTES)
-        header = read_header(where, begins)
+        remote = probe()
     except FormatError:  # the line may be at fault
-        segment = store.first(name)
-        begins = store.get_range(segment, 0, PROBE_BYTES)
-        header = read_header(where, begins)
-    if not header.is_first:
-        raise FormatError(f"{where}: is segment {header.number} of an image, and not its first")
-    return Remote(store, name, segment, header, begins)
+        remote = probe()
+    if not remote.header.is_first:
+        raise FormatError(f"{where}: is segment {remote.header.number} of an image, and not its first")
+    return remote

@@ -18,13 +18,7 @@ from sqlimage.transfer.plan import Elsewhere, Known, Plan, Stored
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.rows import split
 from sqlimage.transfer.stores.asking import check_image
-from sqlimage.transfer.stores.contract import (
-    MOST_SMALL_BYTES,
-    SEGMENTS,
-    VERSIONS,
-    Store,
-    address,
-)
+from sqlimage.transfer.stores.contract import MOST_SMALL_BYTES, VERSIONS, Store, address
 
 _CONTROL, _DATA = "control", "data"
 _COMPARED = {_CONTROL: ("uuid",), _DATA: ("id", "digest", "stored_bytes", "flags")}
@@ -93,7 +87,7 @@ def what_is_there(store: Store, name: str) -> There | None:
         ) from None
     first = remote.first(with_rest=False)
     uuids, stored = _compared(remote, first)
-    own = SegmentInfo(bytes.fromhex(remote.segment.removeprefix(SEGMENTS)), remote.header.length_bytes)
+    own = SegmentInfo(remote.digest, remote.header.length_bytes)
     listed = [own, *first.contents.segments[1:]]
     return There(remote, uuids, listed, _known(remote, first, stored, listed))
 

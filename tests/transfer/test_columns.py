@@ -20,6 +20,10 @@ _BLOBS = st.none() | st.binary(max_size=40)
 _ANY = _INTEGERS | _TEXTS | _BLOBS | st.floats(allow_nan=False, allow_infinity=False)
 
 
+def rows_of(block: columns.Block) -> list[tuple[Value, ...]]:
+    return [*zip(*block.columns, strict=True)]
+
+
 @st.composite
 def tables(draw: st.DrawFn) -> list[tuple[Value, ...]]:
     kinds = draw(
@@ -32,7 +36,7 @@ def tables(draw: st.DrawFn) -> list[tuple[Value, ...]]:
 def test_rows_come_out_as_they_went_in(rows: list[tuple[Value, ...]]) -> None:
     names = [f"c{n}" for n in range(len(rows[0]))] if rows else ["c0"]
     found = columns.decode(columns.encode("t", names, rows))
-    back = [*found.rows()]
+    back = rows_of(found)
     assert (found.table, found.names, found.count, back) == ("t", names, len(rows), rows)
     assert [[type(value) for value in row] for row in back] == [[type(value) for value in row] for row in rows]
 
@@ -40,7 +44,7 @@ def test_rows_come_out_as_they_went_in(rows: list[tuple[Value, ...]]) -> None:
 @given(st.lists(_PATHS, max_size=200))
 def test_paths_in_order_come_out_as_they_went_in(paths: list[str | None]) -> None:
     rows = [(path,) for path in sorted(paths, key=lambda path: path or "")]
-    assert [*columns.decode(columns.encode("t", ["path"], rows)).rows()] == rows
+    assert rows_of(columns.decode(columns.encode("t", ["path"], rows))) == rows
 
 
 def test_paths_in_order_cost_little() -> None:
@@ -64,7 +68,7 @@ def test_a_few_bytes_do_not_stand_for_many_long_texts() -> None:
             columns.decode(block)
     small = planes([2, 3, 0]) + planes([0, 1, 0]) + b"ab"
     block = _raw({"table": "t", "rows": 3, "columns": [["c", "front", len(small)]]}, small)
-    assert [*columns.decode(block).rows()] == [("a",), ("ab",), (None,)]
+    assert rows_of(columns.decode(block)) == [("a",), ("ab",), (None,)]
     for wrong in (planes([2, 3, 0]) + planes([0, 2, 0]) + b"ab", planes([2, 3, 0]) + planes([1, 1, 0]) + b"ab"):
         with pytest.raises(FormatError):
             columns.decode(_raw({"table": "t", "rows": 3, "columns": [["c", "front", len(wrong)]]}, wrong))
@@ -79,7 +83,7 @@ def test_halves_of_characters_are_no_text() -> None:
 
 def test_what_very_long_texts_share_costs_no_time() -> None:
     rows = [("x" * (4 << 20) + end,) for end in "ab"]
-    assert [*columns.decode(columns.encode("t", ["text"], rows)).rows()] == rows
+    assert rows_of(columns.decode(columns.encode("t", ["text"], rows))) == rows
 
 
 def test_the_same_rows_are_the_same_bytes() -> None:

@@ -99,6 +99,11 @@ def check_name(name: str) -> None:
         )
 
 
+def segment_name(digest: bytes) -> str:
+    """Under which a segment of this SHA-256 lies."""
+    return SEGMENTS + digest.hex()
+
+
 def digest_in(name: str) -> str | None:
     """The SHA-256 that the name of a segment holds; None for other names."""
     found = _SEGMENT.fullmatch(name)
