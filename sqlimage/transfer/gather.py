@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sqlimage.errors import FormatError
 from sqlimage.streams.database import Database
-from sqlimage.streams.translation import translated
+from sqlimage.streams.translation import translated, typed
 from sqlimage.transfer import columns
 from sqlimage.transfer.columns import MOST_ROWS, Column
 
@@ -96,16 +96,23 @@ def _is_too_big(problem: FormatError) -> bool:
 
 
 def numbers(database: Database, names: Sequence[str], sql: str, parameters: Sequence[object]) -> NDArray[np.int64]:
-    """The rows of a query, by the names of its columns, which hold whole numbers and never NULL."""
-    joined = ", ".join(f"group_concat({name}, ',')" for name in names)
+    """The rows of a query, by the names of its columns, which hold whole numbers.
+
+    Raises :class:`~sqlimage.errors.FormatError` where they hold something else, or NULL.
+    """
+    joined = ", ".join(f"sum(typeof({name}) <> 'integer'), group_concat({name}, ',')" for name in names)
     try:
         told = database.row(f"SELECT {joined} FROM ({sql})", parameters)
     except FormatError as problem:
         if not _is_too_big(problem):
             raise
-        return np.array(database.rows(sql, parameters), dtype=np.int64)
+        types = (int,) * len(names)
+        rows = [typed(database.path, ", ".join(names), types, row) for row in database.rows(sql, parameters)]
+        return np.array(rows, dtype=np.int64)
     assert told is not None
-    return np.stack([_numbers(one or "") for one in told], axis=1)
+    if any(told[::2]):
+        raise FormatError(f"{database.path}: {', '.join(names)} hold what is not INTEGER")
+    return np.stack([_numbers(one or "") for one in told[1::2]], axis=1)
 
 
 def _numbers(listed: object) -> NDArray[np.int64]:

@@ -9,14 +9,17 @@ from sqlimage.streams.database import Database
 from sqlimage.transfer import gather
 from sqlimage.transfer.contents import Numbers
 
+_PLACE = ("data", "start")
 _FIRST_PLACES = (
-    "SELECT data, min(start_cluster) FROM main.cluster_map WHERE version = ? AND data IS NOT NULL GROUP BY data"
+    "SELECT data, min(start_cluster) AS start FROM main.cluster_map "
+    "WHERE version = ? AND data IS NOT NULL GROUP BY data"
 )
+_OWNER = ("volume", "record")
 _CONTROL = (
-    "SELECT DISTINCT volume, record FROM file "
+    f"SELECT DISTINCT {', '.join(_OWNER)} FROM file "
     "WHERE version = ? AND kind IN ('metadata', 'directory') AND record IS NOT NULL"
 )
-_EXTENT = ("volume", "record", "start_cluster", "clusters")
+_EXTENT = (*_OWNER, "start_cluster", "clusters")
 _EXTENTS = f"SELECT {', '.join(_EXTENT)} FROM extent WHERE version = ? ORDER BY start_cluster"
 _VOLUME = 1 << 48
 _HELD = "SELECT id FROM main.data WHERE bytes IS NOT NULL"
@@ -33,9 +36,8 @@ def in_reading_order(database: Database, versions: list[Control], *, is_sealed: 
     seen: set[int] = set()
     order: list[int] = []
     for version in reversed(versions):
-        rows = [
-            row for row in database.query(_FIRST_PLACES, [version.version]) if row[0] in held and row[0] not in seen
-        ]
+        found = gather.numbers(database, _PLACE, _FIRST_PLACES, [version.version]).tolist()
+        rows = [row for row in found if row[0] in held and row[0] not in seen]
         if not rows:
             continue
         table = np.array(rows, dtype=np.int64).reshape(-1, 2)
@@ -49,7 +51,7 @@ def in_reading_order(database: Database, versions: list[Control], *, is_sealed: 
 def _is_in_file(database: Database, version: int, places: Numbers) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Whether each cluster belongs to an ordinary file that the version itself tells of."""
     extents = gather.numbers(database, _EXTENT, _EXTENTS, [version])
-    control = np.array(database.rows(_CONTROL, [version]), dtype=np.int64).reshape(-1, 2)
+    control = gather.numbers(database, _OWNER, _CONTROL, [version])
     is_control = np.isin(extents[:, 0] * _VOLUME + extents[:, 1], control[:, 0] * _VOLUME + control[:, 1])
     starts, lengths = extents[~is_control, 2], extents[~is_control, 3]
     ends = np.maximum.accumulate(starts + lengths)

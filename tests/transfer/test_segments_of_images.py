@@ -25,9 +25,10 @@ from sqlimage.transfer.pipe import receive, send
 from sqlimage.transfer.plan import chosen, make_plan
 from sqlimage.transfer.segment import HEADER_BYTES, read_header
 from sqlimage.units import KIB, MIB
-from tests.images import kept_bytes, noise, sample_volume, tool
+from tests.images import kept_bytes, noise, run_tool, sample_volume, tool
 from tests.make import travelling
 from tests.make.travelling import SEGMENT_BYTES, rows_of, segments_of
+from tests.transfer.made import check_one_line
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +287,22 @@ def test_contents_that_are_gone_meanwhile_are_told(image: Path, tmp_path: Path, 
             other.execute(change.format(gone))
         with pytest.raises(DamagedError, match=f"data {gone} is not stored"):
             cut(database, plan, 2)
+
+
+@pytest.mark.parametrize(("table", "column"), [("extent", "start_cluster"), ("extent", "clusters"), ("file", "record")])
+def test_what_is_no_number_is_told_in_one_line(image: Path, tmp_path: Path, table: str, column: str) -> None:
+    """A stranger's tables were STRICT only after text was put into them."""
+    copy = Path(shutil.copy(image, tmp_path))
+    with closing(sqlite3.connect(copy)) as connection:
+        (sql,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", [table]).fetchone()
+    for told in (sql.replace("STRICT, ", ""), sql):
+        with closing(sqlite3.connect(copy)) as connection, connection:
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", [told, table])
+        if told != sql:
+            with closing(sqlite3.connect(copy)) as connection, connection:
+                connection.execute(f"UPDATE {table} SET {column} = 'abc'")
+    check_one_line(run_tool("split", copy, tmp_path / "shelf"), 5)
 
 
 def test_streams_in_another_order_are_refused(image: Path, tmp_path: Path) -> None:
