@@ -124,6 +124,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def children_when(pid: int, count: int, seconds: float = 30) -> list[int]:
+    """Processes below one, as soon as there are so many: a shell that has been started has not yet started its own."""
+    end = time.monotonic() + seconds
+    while len(found := children(pid)) < count and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
+
+
 def gone(pids: list[int], seconds: float = 10) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -14,7 +14,7 @@ import pytest
 from sqlimage.errors import DeviceError, FormatError
 from sqlimage.media.foreign import client
 from sqlimage.media.foreign.source import open_source
-from tests.media.foreign import children, convert, disk, gone, opened
+from tests.media.foreign import children, children_when, convert, disk, gone, opened
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def test_when_we_are_killed_the_child_dies(moment: str, raw: Path, tmp_path: Pat
     )
     with subprocess.Popen([sys.executable, "-c", code, path, moment], stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"ready\n"
-        processes = children(process.pid)
-        assert len(processes) >= 2
+        processes = children_when(process.pid, 2)
+        assert len(processes) == 2
         process.kill()
     assert gone(processes)
 
