@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -100,13 +101,23 @@ def test_versions_in_a_circle_or_without_end_are_refused_at_once(image: Path, tm
     assert time.monotonic() - begin < 10 * PATIENCE
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has begun to wait for a signal, which would end it before."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+    return bool(mask >> (number - 1) & 1)
+
+
 def test_a_query_without_end_can_be_interrupted(image: Path) -> None:
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
     tool = Path(sys.executable).with_name("sqlimage")
     process = subprocess.Popen([tool, "sql", image, endless], stderr=subprocess.PIPE, text=True)
-    time.sleep(2)
+    until = time.monotonic() + 6 * PATIENCE
+    while not catches(process.pid, signal.SIGTERM) and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(1)
     process.terminate()
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=6 * PATIENCE)
     assert process.returncode == 130
     assert "Traceback" not in errors
 

@@ -53,7 +53,7 @@ def served(tmp_path: Path) -> Iterator[Path]:
 
 def patiently(path: Path) -> Client:
     """A client that tries again where the server is full."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + SECONDS
     while True:
         try:
             return Client.connect(path).enter()

@@ -20,7 +20,7 @@ from sqlimage.nbd.server import Export, Server
 from sqlimage.units import MIB
 from tests.images import noise
 from tests.make.cost import PATIENCE
-from tests.nbd.client import DISC, FLUSH, READ, WRITE, Client, TroubledDevice, option, request, serving
+from tests.nbd.client import DISC, FLUSH, READ, SECONDS, WRITE, Client, TroubledDevice, option, request, serving
 
 DISK = Export("disk", MemoryDevice(bytes(MIB)), "a disk", writable=True)
 
@@ -129,7 +129,7 @@ def test_the_excess_of_clients_is_closed_at_once_and_others_are_not_disturbed(tm
         assert all(client.read(0, 512) == bytes(512) for client in present)
         present[0].send(request(DISC))
         assert present[0].closed()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             try:
                 Client.connect(path).enter()
@@ -248,7 +248,7 @@ def test_stop_does_not_wait_for_clients_that_go_on_asking(tmp_path: Path) -> Non
         begin = time.monotonic()
         server.stop()
         assert time.monotonic() - begin < 3 * PATIENCE
-        asker.join(5)
+        asker.join(SECONDS)
         assert over.is_set()
 
 
@@ -279,7 +279,7 @@ def test_no_threads_and_descriptors_are_left(tmp_path: Path) -> None:
                 assert [client.reply().error for _ in range(3)] == [0] * 3
             for client in clients:
                 client.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + SECONDS
     while count() > before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert count() <= before
