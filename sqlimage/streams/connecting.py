@@ -71,7 +71,7 @@ def check_identity(path: str, connection: apsw.Connection) -> None:
         )
     found, expected = schema.read_objects(connection), schema.expected_objects()
     if found != expected:
-        odd = sorted({name for _, name, _ in found ^ expected})
+        odd = sorted({str(name) for _, name, _ in found ^ expected})  # a damaged name may be anything
         raise FormatError(f"{path}: the schema is not that of an image (differs in: {', '.join(odd[:5])})")
     oldest = connection.execute("SELECT value FROM format WHERE name = 'oldest_reader'").fetchone()
     if oldest is None or not isinstance(oldest[0], int) or oldest[0] > schema.FORMAT_VERSION:

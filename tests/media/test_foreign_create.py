@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,6 +53,24 @@ def test_qemu_finds_in_it_what_was_written(name: str, tmp_path: Path) -> None:
     if name not in ("qcow", "vhd"):  # those QEMU cannot check
         run("qemu-img", "check", "-f", WRITABLE[name], path)
     assert {entry.name for entry in tmp_path.iterdir()} == {path.name, "raw"}
+
+
+def test_vdi_is_written_by_one_request_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU writes down how many blocks are allocated after it has let go of the lock over them."""
+    under_way, most, write = [0], [0], client.Client.write
+
+    def slow(self: client.Client, offset_bytes: int, data: memoryview) -> None:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        write(self, offset_bytes, data)
+        time.sleep(0.01)
+        under_way[0] -= 1
+
+    monkeypatch.setattr(client.Client, "write", slow)
+    filled(tmp_path / "in turn", "vdi", disk()[: 1 << 20])
+    assert most == [1]
+    filled(tmp_path / "at once", "qcow2", disk()[: 1 << 20])
+    assert most[0] > 1
 
 
 @pytest.mark.parametrize("name", WRITABLE)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import re
+import threading
 from collections.abc import Iterator
 
 from sqlimage import nbd_layout as n
@@ -181,6 +182,7 @@ class WritableForeignDevice(ForeignDevice):
 
     def __init__(self, path: str, found: Found, server: NbdProgram, container: int) -> None:
         self._container = container
+        self._turn = threading.Lock() if found.format.in_turn else contextlib.nullcontext()
         super().__init__(path, found, server, 0)
         self._most_data = None
 
@@ -188,7 +190,7 @@ class WritableForeignDevice(ForeignDevice):
         check_range(offset_bytes, len(data), self._size_bytes, self.path)
         view = memoryview(data)
         for at in range(0, len(view), LARGEST_TRANSFER):
-            with self._asking(f"writing at byte {offset_bytes + at}") as client:
+            with self._turn, self._asking(f"writing at byte {offset_bytes + at}") as client:
                 client.write(offset_bytes + at, view[at : at + LARGEST_TRANSFER])
 
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
@@ -198,7 +200,7 @@ class WritableForeignDevice(ForeignDevice):
                 self.write(at, bytes(min(LARGEST_TRANSFER, offset_bytes + length_bytes - at)))
             return
         for at in range(offset_bytes, offset_bytes + length_bytes, LARGEST_ZEROING):
-            with self._asking(f"zeroing at byte {at}") as client:
+            with self._turn, self._asking(f"zeroing at byte {at}") as client:
                 client.write_zeroes(at, min(LARGEST_ZEROING, offset_bytes + length_bytes - at))
 
     def flush(self) -> None:

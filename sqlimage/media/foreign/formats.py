@@ -26,6 +26,9 @@ class Format:
     a contradiction, or a bomb. None where holes cannot be told from data."""
     has_backing: bool = False
     """Whether QEMU opens a parent that the file names, unless it is told not to."""
+    in_turn: bool = False
+    """Whether it is written by one request after the other: of two at once, either may be the last to write down how
+    many blocks are allocated, and the next writer would allocate one of them again."""
 
 
 _DEFLATE = 1100
@@ -39,7 +42,7 @@ FORMATS = (
     Format("vhd", "vpc", (".vhd",), "subformat=dynamic,force_size=on", 1),
     Format("vhdx", "vhdx", (".vhdx",), "subformat=dynamic", 1),
     Format("vmdk", "vmdk", (".vmdk",), "subformat=monolithicSparse", _DEFLATE, has_backing=True),
-    Format("vdi", "vdi", (".vdi",), "", 1),
+    Format("vdi", "vdi", (".vdi",), "", 1, in_turn=True),
     Format("parallels", "parallels", (".hds",), "", 1),
     Format("bochs", "bochs"),
     Format("cloop", "cloop"),
