@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
 import zstandard
 
 import sqlimage
+from sqlimage.device import BlockDevice
 from sqlimage.image.medium import SourceVolume, inspect
+from sqlimage.media.file import FileDevice
 from sqlimage.media.memory import MemoryDevice
 from tests.forked import Server
 
 _SECONDS = 120.0
+_WINDOW_BYTES = 1 << 20
 
 
 @functools.cache
@@ -38,24 +43,70 @@ def noise(seed: object, length: int) -> bytes:
     return b"".join(hashlib.sha256(f"{seed}:{n}".encode()).digest() for n in range(-(-length // 32)))[:length]
 
 
+class Kept:
+    """What a restore must give of a captured medium: the source in every allocated cluster except page files and what
+    was never written, zeros elsewhere."""
+
+    def __init__(self, image: Path, source: BlockDevice) -> None:
+        with sqlimage.open(str(image)) as opened:
+            version = opened.version()
+            unit = version.control.bytes_per_cluster
+            self._allocated = [(start * unit, (start + length) * unit) for start, length in version.allocated()]
+            left_out = opened.database.rows(
+                "SELECT start_cluster, end_cluster FROM owner "
+                "WHERE lower(path) IN ('/pagefile.sys', '/swapfile.sys', '/hiberfil.sys')"
+            )
+            gone = [(start * unit, (end + 1) * unit) for start, end in left_out]
+        for volume in inspect(source).volumes:
+            gone += [(start, start + length) for start, length in _unwritten(volume)]
+        self._gone = _joined(gone)
+
+    def of(self, content: bytes, at: int = 0) -> bytes:
+        """What is kept of a part of the source."""
+        expected = bytearray(len(content))
+        for start, end in _within(self._allocated, at, at + len(content)):
+            expected[start - at : end - at] = content[start - at : end - at]
+        for start, end in _within(self._gone, at, at + len(content)):
+            expected[start - at : end - at] = bytes(end - start)
+        return bytes(expected)
+
+
 def kept_bytes(image: Path, source: bytes) -> bytes:
-    """What a restore must give: the source in every allocated cluster except page files, zeros elsewhere."""
-    with sqlimage.open(str(image)) as opened:
-        version = opened.version()
-        unit = version.control.bytes_per_cluster
-        expected = bytearray(len(source))
-        for start, length in version.allocated():
-            expected[start * unit : (start + length) * unit] = source[start * unit : (start + length) * unit]
-        left_out = opened.database.rows(
-            "SELECT start_cluster, end_cluster FROM owner "
-            "WHERE lower(path) IN ('/pagefile.sys', '/swapfile.sys', '/hiberfil.sys')"
-        )
-        for start, end in left_out:
-            expected[start * unit : (end + 1) * unit] = bytes((end + 1 - start) * unit)
-        for volume in inspect(MemoryDevice(source)).volumes:
-            for start, length in _unwritten(volume):
-                expected[start : start + length] = bytes(length)
-        return bytes(expected[: len(source)])
+    """All that a restore must give."""
+    return Kept(image, MemoryDevice(source)).of(source)
+
+
+def check_restored(image: Path | None, source: Path, restored: Path) -> None:
+    """Compare a restored medium with what is kept of the source, of which None stands for all. Where both have holes,
+    nothing is read."""
+    assert restored.stat().st_size == source.stat().st_size
+    with closing(FileDevice(source)) as before, closing(FileDevice(restored)) as after:
+        kept = Kept(image, before) if image else None
+        for start in range(0, before.size_bytes, _WINDOW_BYTES):
+            length = min(_WINDOW_BYTES, before.size_bytes - start)
+            if any(extent.is_data for device in (before, after) for extent in device.extents(start, length)):
+                content = before.read(start, length)
+                expected = kept.of(content, start) if kept else content
+                assert after.read(start, length) == expected, f"differs between byte {start} and {start + length}"
+
+
+def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Runs in order, none of which reaches into the next."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(runs):
+        if joined and start <= joined[-1][1]:
+            start, end = joined[-1][0], max(end, joined.pop()[1])
+        joined.append((start, end))
+    return joined
+
+
+def _within(runs: list[tuple[int, int]], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of sorted runs that lie in a stretch."""
+    for n in range(max(bisect.bisect_right(runs, (start, start)) - 1, 0), len(runs)):
+        if runs[n][0] >= end:
+            return
+        if runs[n][1] > start:
+            yield max(runs[n][0], start), min(runs[n][1], end)
 
 
 def _unwritten(volume: SourceVolume) -> Iterator[tuple[int, int]]:
