@@ -10,4 +10,7 @@ VENV=${VENV:-.venv}
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check --quiet .
 "$VENV/bin/mypy"
+# Programs start thousands of times here: what they import is compiled once, and none of them multiplies matrices.
+unset PYTHONDONTWRITEBYTECODE
+export OPENBLAS_NUM_THREADS=1
 exec "$VENV/bin/python" -m pytest "$@"
