@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size, parse_property
 
-from .arguments import JsonOption, split_image
+from .arguments import JsonOption, here, split_image
 from .keys import refuse_unused, ways_to_new_key
 from .output import message, print_explanation, print_json, print_pairs, printable, progress_bar
 
@@ -23,12 +23,18 @@ def command(
     image: Annotated[
         str,
         typer.Argument(
-            metavar="IMAGE", help="The image file to make; it must not exist. With --append the one to add to."
+            metavar="IMAGE",
+            callback=here,
+            help="The image file to make; it must not exist. With --append the one to add to.",
         ),
     ],
     parent: Annotated[
         str | None,
-        typer.Option(metavar="PARENT[@VERSION]", help="Make a child file that holds only what differs from PARENT."),
+        typer.Option(
+            metavar="PARENT[@VERSION]",
+            callback=here,
+            help="Make a child file that holds only what differs from PARENT.",
+        ),
     ] = None,
     append: Annotated[
         bool, typer.Option("--append", help="Add a version to IMAGE that holds only what differs from its latest one.")

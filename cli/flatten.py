@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, MessageOption, UserOption, opened
+from .arguments import ImageArgument, JsonOption, MessageOption, UserOption, here, opened
 from .output import print_json, print_pairs, progress_bar
 
 EXAMPLE = "sqlimage flatten monday.sqlimage whole.sqlimage"
@@ -17,7 +17,9 @@ EXAMPLE = "sqlimage flatten monday.sqlimage whole.sqlimage"
 
 def command(
     image: ImageArgument,
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="The image file to make; it must not exist.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", callback=here, help="The image file to make; it must not exist.")
+    ],
     message: MessageOption = None,
     user: UserOption = None,
     json: JsonOption = False,

@@ -56,7 +56,7 @@ from . import key as key_
 from . import property as property_
 from .arguments import with_search
 from .keys import with_keys
-from .output import message
+from .output import message, what_is_left
 
 EXIT_CODES = """\
 0 done
@@ -68,7 +68,7 @@ EXIT_CODES = """\
 6 the system refused (no space, no permission, a failing disk)
 7 it is encrypted, and no key that was given opens it
 70 an error inside sqlimage
-130 interrupted; a file or tree that was being made is not there"""
+130 interrupted; a file or tree that was being made is not there, of what travels whole segments stay"""
 
 app = typer.Typer(
     name="sqlimage",
@@ -130,7 +130,7 @@ def main() -> None:
         message(f"sqlimage: {problem}")
         raise SystemExit(problem.exit_code) from None
     except KeyboardInterrupt:
-        message("sqlimage: interrupted; a file or tree that was being made is not there")
+        message(f"sqlimage: interrupted; {what_is_left()}")
         raise SystemExit(130) from None
     except Exception as problem:
         raise SystemExit(_unexpected(problem)) from None

@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption, MessageOption, UserOption
+from .arguments import JsonOption, MessageOption, UserOption, here
 from .output import message as say
 from .output import print_json, print_pairs, print_table
 
@@ -17,8 +17,8 @@ EXAMPLE = "sqlimage merge monday.sqlimage --into laptop.sqlimage"
 
 
 def command(
-    child: Annotated[str, typer.Argument(metavar="CHILD", help="A child file; it is only read.")],
-    into: Annotated[str, typer.Option(metavar="PARENT", help="The file that holds its parent.")],
+    child: Annotated[str, typer.Argument(metavar="CHILD", callback=here, help="A child file; it is only read.")],
+    into: Annotated[str, typer.Option(metavar="PARENT", callback=here, help="The file that holds its parent.")],
     message: MessageOption = None,
     user: UserOption = None,
     json: JsonOption = False,

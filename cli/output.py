@@ -31,6 +31,19 @@ def printable(text: str) -> str:
     return _HARMFUL.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)
 
 
+_left = ["a file or tree that was being made is not there"]
+
+
+def on_interruption(left: str) -> None:
+    """What is to be said where the command that runs is interrupted."""
+    _left[:] = [left]
+
+
+def what_is_left() -> str:
+    """What an interruption has left, and how to go on."""
+    return _left[0]
+
+
 _stand_in: dict[str, str] = {}
 
 

@@ -9,8 +9,8 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import JsonOption, LimitOption, here, limit_of
-from .output import print_json, printable, progress_bar
+from .arguments import JsonOption, LimitOption, here, limit_of, split_place
+from .output import on_interruption, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage pull s3://images/laptops/golden.sqlimage golden.sqlimage"
 
@@ -35,6 +35,12 @@ def command(
     """
     if resume != (image is None):
         raise sqlimage.UsageError("name a URL and an image, or --resume and an image")
+    whole, version = split_place(url)
+    if version is not None and sqlimage.is_url(url):
+        raise sqlimage.UsageError(
+            f"{sqlimage.without_userinfo(whole)}: comes with all its versions", hint=f"leave out @{version}"
+        )
+    on_interruption("segments that came whole stay; the same command goes on")
     with progress_bar("pulling") as progress:
         if image is None:
             report = sqlimage.resume_pull(url, bytes_per_second=limit_of(limit), parents=parents, progress=progress)

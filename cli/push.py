@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size, parse_size
 
 from .arguments import ImageArgument, JsonOption, LimitOption, SegmentSizeOption, UrlArgument, limit_of, split_image
-from .output import print_json, printable, progress_bar
+from .output import on_interruption, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage push laptop.sqlimage@golden s3://images/laptops/golden.sqlimage"
 
@@ -22,7 +22,7 @@ def command(
     limit: LimitOption = None,
     parents: Annotated[bool, typer.Option(help="Also push parents in other files that are not there.")] = True,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Also where URL stands for an image of another lineage.")
+        bool, typer.Option("--replace", help="Also where versions that are there would be lost.")
     ] = False,
     mount_from: Annotated[
         list[str] | None,
@@ -36,6 +36,7 @@ def command(
     are taken from the usual places: AWS_ACCESS_KEY_ID and the like, the files of docker and podman.
     """
     path, version = split_image(image)
+    on_interruption("segments that are there whole stay; the same command goes on")
     with progress_bar("pushing") as progress:
         report = sqlimage.push(
             path,

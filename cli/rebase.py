@@ -9,7 +9,7 @@ import typer
 import sqlimage
 from sqlimage import format_size
 
-from .arguments import ImageArgument, JsonOption, MessageOption, UserOption, split_image
+from .arguments import ImageArgument, JsonOption, MessageOption, UserOption, here, split_image
 from .output import UNCOVERED, print_json, print_pairs
 from .output import message as say
 
@@ -18,7 +18,7 @@ EXAMPLE = "sqlimage rebase monday.sqlimage --onto laptop.sqlimage@golden"
 
 def command(
     image: ImageArgument,
-    onto: Annotated[str, typer.Option(metavar="PARENT[@VERSION]", help="The new parent.")],
+    onto: Annotated[str, typer.Option(metavar="PARENT[@VERSION]", callback=here, help="The new parent.")],
     message: MessageOption = None,
     user: UserOption = None,
     json: JsonOption = False,

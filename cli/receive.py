@@ -11,7 +11,7 @@ import sqlimage
 from sqlimage import format_size
 
 from .arguments import JsonOption, here
-from .output import print_json, printable, progress_bar
+from .output import on_interruption, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage receive laptop.sqlimage < segments"
 
@@ -29,6 +29,7 @@ def command(
     """
     if sys.stdin.isatty():
         raise sqlimage.UsageError("stdin is a terminal", hint="`sqlimage send IMAGE |` comes before it")
+    on_interruption("segments that came whole stay; the same command takes the others")
     with progress_bar("receiving") as progress:
         report = sqlimage.receive(sys.stdin.buffer, image, progress=progress)
     if json:

@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size
 
 from .arguments import JsonOption, LimitOption, PlaceArgument, here, opened, opened_whole, split_place
-from .output import message, print_explanation, print_json, printable, progress_bar
+from .output import message, on_interruption, print_explanation, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage restore laptop.sqlimage@golden /dev/sdb1"
 
@@ -68,6 +68,9 @@ def command(
         print_explanation(explained, json)
         return
     sqlimage.check_destination(destination, partition=partition, force=force)
+    place = split_place(image)[0]
+    if sqlimage.is_url(place):
+        on_interruption("what came whole is kept, a file that was being made is not there; the same command goes on")
     with opened_whole(image, limit) as version, progress_bar("restoring") as progress:
         report = sqlimage.restore(
             version,
@@ -82,7 +85,6 @@ def command(
             wipe=wipe,
             progress=progress,
         )
-    place = split_place(image)[0]
     if not sqlimage.is_url(place):
         place = report.image
     for note in report.notes:

@@ -120,8 +120,8 @@ def receive(source: BinaryIO, path: str, *, progress: Progress | None = None) ->
         newest = incoming.database.row("SELECT uuid FROM main.control ORDER BY version DESC")
         return ReceiveReport(path, str(newest[0]) if newest else "", len(incoming.segments), count, received, missing)
     except DeviceError as problem:
-        if incoming is not None and not problem.hint:
-            problem.hint = _go_on(incoming)
+        if incoming is not None:
+            problem.hint = "; ".join(filter(None, (problem.hint, _go_on(incoming))))
         raise
     finally:
         if incoming is not None:
@@ -130,7 +130,9 @@ def receive(source: BinaryIO, path: str, *, progress: Progress | None = None) ->
 
 def _go_on(incoming: Incoming) -> str:
     missing = incoming.missing()
-    return f"what came stays; go on with `sqlimage send --from {missing[0].number}`" if missing else ""
+    if not missing:
+        return "the image is whole without it"
+    return f"what came stays; go on with `sqlimage send --from {missing[0].number}`"
 
 
 def _read_segment(source: BinaryIO) -> tuple[Header, memoryview] | None:

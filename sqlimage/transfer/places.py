@@ -7,7 +7,8 @@ import json
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from sqlimage.errors import DeviceError
 from sqlimage.nameless import NamelessFile
@@ -83,6 +84,29 @@ def hold(directory: str) -> int:
                     os.utime(directory)
                     return fd
             os.close(fd)
+
+
+@contextmanager
+def alone(directory: str) -> Iterator[None]:
+    """Be the only one that writes in a directory; whoever is second waits."""
+    path = f"{directory}.writer"
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    break
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # whoever was first has removed it
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+        os.close(fd)
 
 
 def clear(directory: str) -> None:

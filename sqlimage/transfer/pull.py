@@ -20,6 +20,7 @@ from sqlimage.transfer.arrive import Arrival, Incoming, check_is_this
 from sqlimage.transfer.daemons import Daemons
 from sqlimage.transfer.remote import Remote, look
 from sqlimage.transfer.stores.contract import Content, Store, segment_name
+from sqlimage.transfer.stores.wrappers import WrongBytes
 from sqlimage.transfer.there import pointer
 from sqlimage.units import Progress
 
@@ -75,7 +76,12 @@ def pull(
         if not os.path.lexists(path):
             if url is not None:
                 places.remember_origin(remote.identity, url)
-            _begin(remote, path, fetching)
+            try:
+                _begin(remote, path, fetching)
+            except RefusedError:
+                if not os.path.lexists(path):
+                    raise
+                # Somebody else has begun it meanwhile; who, and whether it is this image, is told below.
         with Incoming(path, "pulling it") as incoming:
             is_ours = url is not None and places.origin_of(incoming.identity or "") == url
             if not (is_ours and incoming.missing()):
@@ -86,11 +92,11 @@ def pull(
             identity = incoming.identity or ""
     fetched = _pull_parents(store, path, search, above + 1) if parents else ()
     if absent:
-        numbers = ", ".join(str(row.number) for row in absent[:10])
+        numbers = ", ".join(str(row.number) for row in absent[:10]) + (" ..." if len(absent) > 10 else "")
         raise NotFoundError(
-            f"{remote.where}: segments {numbers}{' ...' if len(absent) > 10 else ''} of {len(incoming.segments)} "
-            f"are not there; all others are in {path}",
-            hint="run the command again when they are",
+            f"{remote.where}: {len(absent)} of {len(incoming.segments)} segments are not there (number {numbers}); "
+            f"all others are in {path}",
+            hint="run the command again when they are there",
         )
     places.forget_origin(identity)
     return PullReport(
@@ -159,6 +165,8 @@ class Fetching:
             except NotFoundError:
                 absent.append(row)
                 continue
+            except WrongBytes as problem:
+                raise problem.of_segment(row.number, len(target.segments)) from None
             del coming  # it holds the segment
             target.take(row.number, segment)
             self.count(len(segment))

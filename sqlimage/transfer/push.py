@@ -70,7 +70,7 @@ def push(
     the image that the name stands for holds. ``parents`` in other files that are not there go first. The name stands
     for the new image when everything is there, and not before.
 
-    Raises :class:`~sqlimage.errors.RefusedError` where the name stands for an image of another lineage (unless
+    Raises :class:`~sqlimage.errors.RefusedError` where the name stands for versions that are not among these (unless
     ``replace``), and what :func:`~sqlimage.transfer.plan.plan_for` raises.
     """
     with Database.open(path, structure_only=True) as database:
@@ -78,7 +78,7 @@ def push(
         above = _push_parents(database, versions, store, segment_bytes, search) if parents else ()
         there = what_is_there(store, name)
         if there is not None:
-            _check_related(there, versions, replace)
+            _check_nothing_is_lost(there, versions, replace)
         plan = plan_for(database, version, segment_bytes, there.known if there is not None else {})
         is_same = there is not None and there.is_same(plan)
         if there is not None and not there.has(there.segments if is_same else plan.used_segments()):
@@ -117,12 +117,22 @@ def _push_parents(
     return tuple(reports.values())
 
 
-def _check_related(there: There, versions: Sequence[Control], replace: bool) -> None:
-    if not replace and there.uuids.isdisjoint(version.uuid for version in versions):
-        raise RefusedError(
-            f"{there.remote.where}: is another image, none of whose versions is in this one",
-            hint="choose another name, or replace it with --replace",
-        )
+def _check_nothing_is_lost(there: There, versions: Sequence[Control], replace: bool) -> None:
+    """Other versions may be the work of others, or the parents of what they have."""
+    ours = {version.uuid for version in versions}
+    lost = there.uuids - ours
+    if replace or not lost:
+        return
+    where = there.remote.where
+    if lost == there.uuids:
+        is_parent = any(version.parent_uuid in lost for version in versions)
+        what = "is the parent of this image" if is_parent else "is another image, none of whose versions is in this one"
+        raise RefusedError(f"{where}: {what}", hint="choose another name, or replace it with --replace")
+    raise RefusedError(
+        f"{where}: has {len(lost)} of its {len(there.uuids)} versions alone, which would be lost there",
+        hint="pull them into another file and `sqlimage merge` or keep that, choose another name, or give them up "
+        "with --replace",
+    )
 
 
 def _down_to(most: int, sending: set[Future[Any]]) -> set[Future[Any]]:
@@ -199,11 +209,9 @@ class _Sending:
         found = digest(segment)
         known.set_result(found)
         name = segment_name(found)
-        was_there = self._store.head(name) == len(segment)
-        if not was_there:
-            self._store.put(name, segment)
+        was_sent = self._store.head(name) != len(segment) and self._store.put(name, segment)
         with self._lock:
-            self._count(not was_there, len(segment))
+            self._count(was_sent, len(segment))
 
     def _count(self, was_sent: bool, length: int) -> None:
         if was_sent:

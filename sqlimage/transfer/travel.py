@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from sqlimage.errors import NotFoundError, UsageError
+from sqlimage.errors import NotFoundError, RefusedError, UsageError
 from sqlimage.streams import segments
 from sqlimage.streams.database import Database
 from sqlimage.transfer import places
@@ -100,7 +100,8 @@ def fetched(
         places.forget_oldest(every, _MOST_WHOLE)
         try:
             path = file_for(directory, name)
-            _pull(shelf, name, path, search=search, progress=progress)
+            with places.alone(directory):  # who needs the same image at the same time waits, and finds it there
+                _pull(shelf, name, path, search=search, progress=progress)
         except BaseException:
             os.close(fd)
             raise
@@ -152,8 +153,9 @@ def split(
     """
     if is_url(directory):
         raise UsageError(f"{without_userinfo(directory)}: is no directory", hint="`sqlimage push` takes a URL")
-    os.makedirs(directory, exist_ok=True)
-    store = DirectoryStore(directory)
+    if os.path.exists(directory) and not os.path.isdir(directory):
+        raise RefusedError(f"{directory}: is no directory", hint="name one, which may be a new one")
+    store = DirectoryStore(directory)  # made when the first segment goes there
     return _push(path, version, store, name_for(path), segment_bytes=segment_bytes, parents=False, progress=progress)
 
 

@@ -97,8 +97,8 @@ def test_a_hundred_servers_that_have_bad_moments(world: World, server: Misbehavi
 STAYING: dict[str, tuple[Fault, int]] = {
     "answers 500": (bad.status(500), 6),
     "hangs up": (bad.cut_after(1000), 6),
-    "sends wrong bytes": (bad.wrong_bytes, 6),
-    "has lost the end": (truncated, 6),
+    "sends wrong bytes": (bad.wrong_bytes, 5),
+    "has lost the end": (truncated, 5),
 }
 """What a server does from some request on, and the exit code that it is worth."""
 _SEGMENTS_BEFORE = 5

@@ -50,12 +50,12 @@ def test_a_push_that_fails_does_not_wait_for_what_is_on_its_way(tmp_path: Path) 
         refused = False
         lock = threading.Lock()
 
-        def put(self, name: str, content: Bytes) -> None:
+        def put(self, name: str, content: Bytes) -> bool:
             with self.lock:
                 is_first, self.refused = not self.refused, True
             if name.startswith(SEGMENTS) and is_first:
                 raise StoreError("the disk of the server is full")
-            free.wait()
+            return free.wait()
 
     image = travelling.image(tmp_path)
     try:

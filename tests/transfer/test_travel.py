@@ -73,11 +73,11 @@ def test_an_interrupted_push_goes_on_with_what_is_not_there(make_store: MakeStor
     class Breaking(Counted):
         left = 5
 
-        def put(self, name: str, content: bytes | bytearray | memoryview) -> None:
+        def put(self, name: str, content: bytes | bytearray | memoryview) -> bool:
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
-            super().put(name, content)
+            return super().put(name, content)
 
     store = make_store()
     with pytest.raises(KeyboardInterrupt):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sqlimage.errors import NotFoundError, UsageError
 from sqlimage.transfer.stores.asking import (
@@ -37,6 +38,7 @@ _URL = re.compile(r"(s3|gs|az)://([A-Za-z0-9][A-Za-z0-9._-]{0,254})((?:/[^/?#@\s
 _STATUS = re.compile(r"status code: (\d{3})([ A-Za-z-]*)(?:.*?<Code>(\w{1,60})</Code>)?", re.DOTALL)
 _WORTH_ASKING_AGAIN = {408, 409, 425, 429}
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_OTHER_ENDPOINTS = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 
 
 class CloudStore:
@@ -59,6 +61,8 @@ class CloudStore:
         self._obstore: Any = load("obstore")
         self._refusals: Any = load("obstore.exceptions")
         options: dict[str, Any] = {}
+        for variable in _ENDPOINTS + _OTHER_ENDPOINTS:
+            _check_endpoint(variable, os.environ.get(variable, ""))
         if found[1] == "s3":
             endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
             if endpoint:
@@ -93,10 +97,11 @@ class CloudStore:
     def where(self) -> str:
         return self._where
 
-    def put(self, name: str, content: Bytes) -> None:
+    def put(self, name: str, content: Bytes) -> bool:
         check_name(name)
         with self._telling(name):
             self._obstore.put(self._writing, name, content, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_A_TIME)
+        return True
 
     def get(self, name: str, most_bytes: int) -> memoryview:
         check_name(name)
@@ -186,6 +191,17 @@ class CloudStore:
         if status == 416:
             return _BeyondTheEnd(message)
         return StoreError(message, is_transient=status >= 500 or status in _WORTH_ASKING_AGAIN)
+
+
+def _check_endpoint(variable: str, value: str) -> None:
+    """Raise :class:`~sqlimage.errors.UsageError` for what is set and is not the address of a server: obstore panics."""
+    try:
+        parts = urlsplit(value)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if value and (not is_address or re.search(r"[^!-~]", value)):
+        raise UsageError(f"{variable}: is not the address of a server", hint="write http://HOST:PORT or https://HOST")
 
 
 class _BeyondTheEnd(StoreError):

@@ -47,9 +47,9 @@ class Store(Protocol):
         """The place as messages tell it: its URL, without credentials."""
         ...
 
-    def put(self, name: str, content: Bytes) -> None:
+    def put(self, name: str, content: Bytes) -> bool:
         """Keep ``content`` under a name; what was there under it is replaced. Of a segment the store MAY take the
-        name's word that it has it already."""
+        name's word that it has it already, or can have it from somewhere nearer. Whether the bytes were sent."""
         ...
 
     def get(self, name: str, most_bytes: int) -> Content:
@@ -92,7 +92,9 @@ def address(store: Store, name: str) -> str:
 
 def check_name(name: str) -> None:
     """Raise :class:`~sqlimage.errors.UsageError` for what is no name of an object."""
-    if not _SEGMENT.fullmatch(name) and (not _PLAIN.fullmatch(name) or name in ("segments", "versions")):
+    if name in ("segments", "versions"):
+        raise UsageError(f"{name!r} cannot be the name of an image in a store: it is a directory there")
+    if not _SEGMENT.fullmatch(name) and not _PLAIN.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be the name of an image in a store",
             hint="use up to 128 letters, digits, dots, dashes and underscores, and no dot or dash at the beginning",

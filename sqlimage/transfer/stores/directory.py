@@ -31,7 +31,7 @@ class DirectoryStore:
     def where(self) -> str:
         return self._root
 
-    def put(self, name: str, content: Bytes) -> None:
+    def put(self, name: str, content: Bytes) -> bool:
         check_name(name)
         self._make_folder(name)
         with self._telling(name), self._new(name) as file:
@@ -39,6 +39,7 @@ class DirectoryStore:
             while rest:
                 rest = rest[os.write(file.fd, rest[:_PIECE_BYTES]) :]
             file.publish()
+        return True
 
     def get(self, name: str, most_bytes: int) -> bytes:
         fd, size = self._open(name)
@@ -109,6 +110,8 @@ class DirectoryStore:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             os.close(fd)
+            if stat.S_ISDIR(found.st_mode):
+                raise StoreError(f"{self._path(name)}: is a directory", hint="name an image in it")
             raise StoreError(f"{self._path(name)}: is not a regular file")
         return fd, found.st_size
 

@@ -70,7 +70,7 @@ class HttpStore:
         except NotFoundError:
             return None
 
-    def put(self, name: str, content: Bytes) -> None:
+    def put(self, name: str, content: Bytes) -> bool:
         raise self._only_read()
 
     def list(self, prefix: str = "") -> Iterator[str]:

@@ -21,11 +21,12 @@ class MemoryStore:
     def where(self) -> str:
         return self._where
 
-    def put(self, name: str, content: Bytes) -> None:
+    def put(self, name: str, content: Bytes) -> bool:
         check_name(name)
         whole = bytes(content)
         with self._lock:
             self._objects[name] = whole
+        return True
 
     def get(self, name: str, most_bytes: int) -> bytes:
         found = self._find(name)

@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlimage.errors import NotFoundError, RefusedError, UsageError
 from sqlimage.transfer.stores.asking import check_image, check_part, check_published, is_name, missing
-from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, StoreError, check_name, digest_in
+from sqlimage.transfer.stores.contract import SEGMENTS, VERSIONS, Bytes, StoreError, address, check_name, digest_in
 from sqlimage.transfer.stores.http import read_part
 from sqlimage.transfer.stores.registry_auth import PUSH, RegistryLine, check_answer, error_words
 from sqlimage.transfer.stores.registry_upload import upload
@@ -94,16 +94,16 @@ class RegistryStore:
     def where(self) -> str:
         return self._where
 
-    def put(self, name: str, content: Bytes) -> None:
+    def put(self, name: str, content: Bytes) -> bool:
         check_name(name)
         digest = digest_in(name)
         if digest:
-            self._put_blob(name, f"sha256:{digest}", content)
-            return
+            return self._put_blob(name, f"sha256:{digest}", content)
         _check_tag(name)
         layer = _Layer(f"sha256:{hashlib.sha256(content).hexdigest()}", memoryview(content).nbytes)
-        self._put_blob(name, layer.digest, content)
+        was_sent = self._put_blob(name, layer.digest, content)
         self._tag(name, OBJECT_TYPE, [layer])
+        return was_sent
 
     def get(self, name: str, most_bytes: int) -> bytes:
         layer = self._find(name, is_anew=True)
@@ -193,14 +193,15 @@ class RegistryStore:
                 if length is None:
                     raise missing(self.where, segment)
 
-    def _put_blob(self, name: str, digest: str, content: Bytes) -> None:
+    def _put_blob(self, name: str, digest: str, content: Bytes) -> bool:
+        """Whether it was sent: it may be there, or in another repository of the same registry."""
         what = self._told(name)
         length = memoryview(content).nbytes
         with self._line.ask("HEAD", f"{self._base}/blobs/{digest}", what=what) as response:
             is_there = response.status_code == 200 and length_told(response) in (None, length)
-        if not is_there:
-            upload(self._line, self._base, what, digest, content, self._mount_from, self._sleep)
+        was_sent = not is_there and upload(self._line, self._base, what, digest, content, self._mount_from, self._sleep)
         self._blobs[digest] = length
+        return was_sent
 
     def _tag(self, name: str, artifact_type: str, layers: Sequence[_Layer]) -> None:
         empty = _Layer(f"sha256:{hashlib.sha256(_EMPTY).hexdigest()}", len(_EMPTY))
@@ -255,7 +256,7 @@ class RegistryStore:
         return f"{self._base}/blobs/{layer.digest}"
 
     def _told(self, name: str) -> str:
-        return f"{self.where}/{name}"
+        return f"{self.where}/{name}" if digest_in(name) else address(self, _tag_of(name))
 
 
 def _parse(content: bytes, what: str) -> dict[str, Any]:

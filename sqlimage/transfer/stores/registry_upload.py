@@ -52,11 +52,12 @@ class Upload:
         self._piece_bytes = _PIECE_BYTES
         self._was_cut = False
 
-    def run(self, mount_from: Sequence[str] = ()) -> None:
-        """Have the blob in the repository: taken over from another repository of this registry, or sent."""
+    def run(self, mount_from: Sequence[str] = ()) -> bool:
+        """Have the blob in the repository: taken over from another repository of this registry, or sent. Whether it was
+        sent."""
         for repository in mount_from:
             if self._mount(repository):
-                return
+                return False
         for session in range(_SESSIONS):
             if session:
                 self._sleep(_FIRST_DELAY_S * 2**session)
@@ -67,7 +68,7 @@ class Upload:
                     self._finish(b"")
                 else:
                     self._finish(self._body(self._content))
-                return
+                return True
             except _Lost:
                 continue
         raise StoreError(f"{self._what}: the registry did not keep what was sent", is_transient=True)
@@ -208,6 +209,7 @@ def upload(
     content: Bytes,
     mount_from: Sequence[str] = (),
     sleep: Callable[[float], object] = time.sleep,
-) -> None:
-    """Have a blob in a repository, whose digest (``sha256:...``) the registry compares before it keeps it."""
-    Upload(line, base, what, digest, content, sleep).run(mount_from)
+) -> bool:
+    """Have a blob in a repository, whose digest (``sha256:...``) the registry compares before it keeps it. Whether it
+    was sent."""
+    return Upload(line, base, what, digest, content, sleep).run(mount_from)

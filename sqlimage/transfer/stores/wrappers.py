@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from sqlimage.errors import FormatError
 from sqlimage.transfer.stores.contract import Bytes, Content, Store, StoreError, digest_in
 
 _Result = TypeVar("_Result")
@@ -25,8 +26,8 @@ class Wrapped:
     def where(self) -> str:
         return self._store.where
 
-    def put(self, name: str, content: Bytes) -> None:
-        self._store.put(name, content)
+    def put(self, name: str, content: Bytes) -> bool:
+        return self._store.put(name, content)
 
     def get(self, name: str, most_bytes: int) -> Content:
         return self._store.get(name, most_bytes)
@@ -66,8 +67,8 @@ class Retrying(Wrapped):
         self._first_delay_s = first_delay_s
         self._sleep = sleep
 
-    def put(self, name: str, content: Bytes) -> None:
-        self._again(lambda: self._store.put(name, content))
+    def put(self, name: str, content: Bytes) -> bool:
+        return self._again(lambda: self._store.put(name, content))
 
     def get(self, name: str, most_bytes: int) -> Content:
         return self._again(lambda: self._store.get(name, most_bytes))
@@ -100,15 +101,31 @@ class Retrying(Wrapped):
         return ask()
 
 
+class WrongBytes(StoreError):
+    """A segment does not have the digest that its name says. Another copy of it, or the same once more, may have it."""
+
+    exit_code = FormatError.exit_code
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, is_transient=True)
+
+    def of_segment(self, number: int, count: int) -> WrongBytes:
+        """The same, told by the segment's number."""
+        return WrongBytes(f"{self.message} (segment {number} of {count})", hint=self.hint)
+
+
 class Checked(Wrapped):
-    """A segment that is read whole has the digest that its name says, or is a transient error: another copy of it, or
-    the same once more, may be whole. Parts cannot be checked here: their reader does that, chunk by chunk."""
+    """A segment that is read whole has the digest that its name says, or it is told by :class:`WrongBytes`.
+    Parts cannot be checked here: their reader does that, chunk by chunk."""
 
     def get(self, name: str, most_bytes: int) -> Content:
         content = super().get(name, most_bytes)
         expected = digest_in(name)
         if expected and hashlib.sha256(content).hexdigest() != expected:
-            raise StoreError(f"{self.where}/{name}: does not match its digest", is_transient=True)
+            raise WrongBytes(
+                f"{self.where}/{name}: what comes does not match its digest",
+                hint="put a whole copy there, for instance with `sqlimage push` or `split`, and run the command again",
+            )
         return content
 
 
@@ -132,10 +149,12 @@ class Limited(Wrapped):
         self._lock = threading.Lock()
         self._free_at = clock()
 
-    def put(self, name: str, content: Bytes) -> None:
+    def put(self, name: str, content: Bytes) -> bool:
         began = self._clock()
-        super().put(name, content)
-        self._pay(began, len(content))
+        was_sent = super().put(name, content)
+        if was_sent:
+            self._pay(began, len(content))
+        return was_sent
 
     def get(self, name: str, most_bytes: int) -> Content:
         began = self._clock()
@@ -165,9 +184,10 @@ class Counted(Wrapped):
         super().__init__(store)
         self._on_bytes = on_bytes
 
-    def put(self, name: str, content: Bytes) -> None:
-        super().put(name, content)
-        self._on_bytes(len(content), 0)
+    def put(self, name: str, content: Bytes) -> bool:
+        was_sent = super().put(name, content)
+        self._on_bytes(len(content) if was_sent else 0, 0)
+        return was_sent
 
     def get(self, name: str, most_bytes: int) -> Content:
         content = super().get(name, most_bytes)

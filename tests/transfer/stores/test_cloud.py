@@ -132,6 +132,19 @@ def test_a_server_that_says_nothing_is_not_waited_for(url: str, monkeypatch: pyt
         assert raised.value.is_transient
 
 
+@pytest.mark.parametrize(
+    "value", ["127.0.0.1:8333", "foo", "http://", "ftp://host", "http://host:70000", "http://h st"]
+)
+def test_an_endpoint_that_is_no_address_is_told_by_its_variable(
+    url: str, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", value)
+    with pytest.raises(UsageError, match=r"^AWS_ENDPOINT_URL: is not the address of a server; write http://HOST:PORT"):
+        CloudStore(url)
+
+
 def test_other_clouds_need_their_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("AZURE_")]:
         monkeypatch.delenv(name)

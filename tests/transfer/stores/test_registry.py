@@ -94,10 +94,10 @@ def test_a_segment_is_taken_over_from_another_repository(debian: str, repository
     quick(debian, f"{repository}/base").put(segment_of(_LARGE), _LARGE)
     with cutting(debian) as line:
         store = quick(line.host, repository, mount_from=[f"{repository}/other", f"{repository}/base"])
-        store.put(segment_of(_LARGE), _LARGE)
+        assert not store.put(segment_of(_LARGE), _LARGE), "nothing was sent, and that is told"
         assert sum(line.sent) < 10_000
         assert store.get(segment_of(_LARGE), 1 << 30) == _LARGE
-        store.put(segment_of(_SMALL), _SMALL)
+        assert store.put(segment_of(_SMALL), _SMALL)
         assert store.get(segment_of(_SMALL), 1 << 30) == _SMALL
 
 

@@ -31,8 +31,8 @@ class Failing(Wrapped):
             raise self.problems.pop(0)
         return self._store
 
-    def put(self, name: str, content: Bytes) -> None:
-        self._ask().put(name, content)
+    def put(self, name: str, content: Bytes) -> bool:
+        return self._ask().put(name, content)
 
     def get(self, name: str, most_bytes: int) -> Content:
         return self._ask().get(name, most_bytes)
@@ -111,9 +111,10 @@ def test_a_segment_that_is_not_what_its_name_says_is_refused() -> None:
     store = Checked(inner)
     assert store.get(_NAME, 1000) == _CONTENT
     inner.put(_NAME, _CONTENT[:-1])
-    with pytest.raises(StoreError, match=f"{_NAME}: does not match its digest") as raised:
+    with pytest.raises(StoreError, match=f"{_NAME}: what comes does not match its digest") as raised:
         store.get(_NAME, 1000)
     assert raised.value.is_transient
+    assert raised.value.exit_code == 5, "it is damaged, whoever did it"
     inner.put("image", _CONTENT[:-1])
     assert store.get("image", 1000) == _CONTENT[:-1]
 
