@@ -38,7 +38,10 @@ _URL = re.compile(r"(s3|gs|az)://([A-Za-z0-9][A-Za-z0-9._-]{0,254})((?:/[^/?#@\s
 _STATUS = re.compile(r"status code: (\d{3})([ A-Za-z-]*)(?:.*?<Code>(\w{1,60})</Code>)?", re.DOTALL)
 _WORTH_ASKING_AGAIN = {408, 409, 425, 429}
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_OTHER_ENDPOINTS = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+_ADDRESSES = {"s3": _ENDPOINTS, "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")}
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+_REGION, _PLAIN = re.compile(r"[A-Za-z0-9-]*"), re.compile(r"[!-~]*")
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 class CloudStore:
@@ -61,8 +64,7 @@ class CloudStore:
         self._obstore: Any = load("obstore")
         self._refusals: Any = load("obstore.exceptions")
         options: dict[str, Any] = {}
-        for variable in _ENDPOINTS + _OTHER_ENDPOINTS:
-            _check_endpoint(variable, os.environ.get(variable, ""))
+        _check_environment(found[1])
         if found[1] == "s3":
             endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
             if endpoint:
@@ -171,6 +173,10 @@ class CloudStore:
             raise self._missing(name, problem) from None
         except self._refusals.BaseError as problem:
             raise self._told(name, problem) from None
+        except BaseException as problem:
+            if type(problem).__name__ != "PanicException":
+                raise
+            raise StoreError(f"{self.where}/{name}: {problem}"[:300], hint="check its environment variables") from None
 
     def _missing(self, name: str, problem: Exception) -> NotFoundError:
         if "<Code>NoSuchBucket<" in str(problem):
@@ -193,15 +199,30 @@ class CloudStore:
         return StoreError(message, is_transient=status >= 500 or status in _WORTH_ASKING_AGAIN)
 
 
-def _check_endpoint(variable: str, value: str) -> None:
-    """Raise :class:`~sqlimage.errors.UsageError` for what is set and is not the address of a server: obstore panics."""
+def _check_environment(scheme: str) -> None:
+    """Raise :class:`~sqlimage.errors.UsageError` for a variable with what cannot be in it: obstore would panic. Its
+    value may be a secret and is told to nobody."""
+    for variable in _ADDRESSES.get(scheme, ()):
+        value = os.environ.get(variable, "")
+        if value and not _is_address(value):
+            hint = "write http://HOST:PORT or https://HOST"
+            raise UsageError(f"{variable}: is not the address of a server", hint=hint)
+    for variable in _REGIONS + _KEYS if scheme == "s3" else ():
+        allowed = _REGION if variable in _REGIONS else _PLAIN
+        if not allowed.fullmatch(os.environ.get(variable, "")):
+            raise UsageError(
+                f"{variable}: holds a character that cannot be in it", hint="look for spaces and line ends"
+            )
+
+
+def _is_address(value: str) -> bool:
     try:
         parts = urlsplit(value)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname and _PLAIN.fullmatch(value)) and parts.port != 0
+        )
     except ValueError:
-        is_address = False
-    if value and (not is_address or re.search(r"[^!-~]", value)):
-        raise UsageError(f"{variable}: is not the address of a server", hint="write http://HOST:PORT or https://HOST")
+        return False
 
 
 class _BeyondTheEnd(StoreError):

@@ -145,6 +145,21 @@ def test_an_endpoint_that_is_no_address_is_told_by_its_variable(
         CloudStore(url)
 
 
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_a_variable_with_a_line_end_is_told_by_its_name(url: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "secret\r")
+    with pytest.raises(UsageError, match=f"^{name}: holds a character that cannot be in it") as raised:
+        CloudStore(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_what_obstore_does_not_survive_is_told_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqlimage.transfer.stores.cloud._check_environment", lambda scheme: None)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a\nb")
+    with pytest.raises(StoreError, match="check its environment variables"):
+        CloudStore(url).head("image")
+
+
 def test_other_clouds_need_their_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("AZURE_")]:
         monkeypatch.delenv(name)
