@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -59,10 +59,15 @@ class Chain:
     place: Path
     digests: dict[str, str]
     """Of the whole medium of each version, by UUID."""
-    whole_changes: dict[str, Shape]
-    """What each command makes of its target."""
-    seconds: dict[str, tuple[float, float]]
-    """When each command, undisturbed, begins to work and when it ends."""
+    _known: dict[str, tuple[float, float, Shape]] = field(default_factory=dict)
+
+    def undisturbed(self, name: str) -> tuple[float, float, Shape]:
+        """When a command, undisturbed, begins to work, when it ends, and what it makes of its target."""
+        if name not in self._known:
+            work, command = Path(shutil.copytree(self.place, self.place.parent / "work")), COMMANDS[name]
+            self._known[name] = (*undisturbed(work, command), shape(work / command.target))
+            shutil.rmtree(work)
+        return self._known[name]
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +91,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     raw[3 << 20 : 4 << 20] = noise("later", 1 << 20)
     (place / "later.img").write_bytes(raw)
     digests = {uuid: digest for file in place.glob("*.sqlimage") for uuid, digest in digests_of(file).items()}
-    made = Chain(place, digests, {}, {})
-    for name, command in COMMANDS.items():
-        work = Path(shutil.copytree(place, place.parent / "work"))
-        made.seconds[name] = undisturbed(work, command)
-        made.whole_changes[name] = shape(work / command.target)
-        shutil.rmtree(work)
-    return made
+    return Chain(place, digests)
 
 
 def scatter(
@@ -147,7 +146,7 @@ def kill(chain: Chain, work: Path, name: str, dice: random.Random) -> str:
     command = COMMANDS[name]
     place = Path(shutil.copytree(chain.place, work / "family"))
     before = {path.name: path.read_bytes() for path in place.iterdir()}
-    first, end = chain.seconds[name]
+    first, end, whole_change = chain.undisturbed(name)
     process = started(place, command)
     time.sleep(dice.uniform(first * 0.9, end))
     process.send_signal(signal.SIGKILL)
@@ -160,7 +159,7 @@ def kill(chain: Chain, work: Path, name: str, dice: random.Random) -> str:
     assert {path.name for path in place.iterdir()} - before.keys() <= {command.target, f"{command.target}-edit"}
     if became == "as it was" and dice.random() < 0.3:
         undisturbed(place, command)
-        assert shape(target) == chain.whole_changes[name]
+        assert shape(target) == whole_change
         assert {path.name for path in place.iterdir()} - before.keys() <= {command.target}
     for file in place.glob("*.sqlimage"):
         known = digests_of(file)
@@ -176,7 +175,7 @@ def check_target(chain: Chain, command: Command, target: Path, dice: random.Rand
     if not target.exists():
         assert not was_there
         return "as it was"
-    possible = {chain.whole_changes[name_of(command)]: "whole"}
+    possible = {chain.undisturbed(name_of(command))[2]: "whole"}
     if was_there:
         possible[shape(chain.place / command.target)] = "as it was"
     if dice.random() < 0.3 and not target.with_name(f"{target.name}-journal").exists():
