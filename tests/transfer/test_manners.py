@@ -124,13 +124,14 @@ def test_what_is_wrong_with_a_segment_is_told_by_its_number(world: World, tmp_pa
         other.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
         said = check_one_line(run_tool("join", shelf, image), 5)
         assert f"{other.name}: what comes does not match its digest (segment " in said
-        assert "put a whole copy there" in said
+        assert "remove it there and push or split the image once more" in said
+        other.unlink()
     else:
         other.unlink()
         said = check_one_line(run_tool("join", shelf, image), 3)
         assert f": 1 of {len(world.content) - 2} segments are not there (number " in said
         assert f"all others are in {image}" in said
-    other.write_bytes(content)
+    tool("split", world.source, shelf, "--segment-size", SEGMENT)
     tool("join", shelf, image)
     tool("verify", image)
 

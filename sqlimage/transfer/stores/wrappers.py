@@ -124,7 +124,7 @@ class Checked(Wrapped):
         if expected and hashlib.sha256(content).hexdigest() != expected:
             raise WrongBytes(
                 f"{self.where}/{name}: what comes does not match its digest",
-                hint="put a whole copy there, for instance with `sqlimage push` or `split`, and run the command again",
+                hint="run the command again; where it stays so, remove it there and push or split the image once more",
             )
         return content
 
