@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size
 
 from .arguments import JsonOption, here
-from .output import on_interruption, print_json, printable, progress_bar
+from .output import CAME_WHOLE, on_interruption, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage join /media/usb laptop.sqlimage"
 
@@ -29,7 +29,7 @@ def command(
     Segments that are missing are told by number (exit code 3). The image is there all the same, and can be read in
     part; the same command fills it in when they are there.
     """
-    on_interruption("segments that came whole stay; the same command goes on")
+    on_interruption(CAME_WHOLE)
     with progress_bar("joining") as progress:
         report = sqlimage.join(directory, image, name=name, progress=progress)
     if json:

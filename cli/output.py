@@ -31,6 +31,9 @@ def printable(text: str) -> str:
     return _HARMFUL.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text)
 
 
+CAME_WHOLE = "segments that came whole stay; the same command goes on"
+ARE_WHOLE = "segments that are there whole stay; the same command goes on"
+"""Said where what travels was interrupted, by who takes it and by who brings it."""
 _left = ["a file or tree that was being made is not there"]
 
 

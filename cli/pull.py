@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size
 
 from .arguments import JsonOption, LimitOption, here, limit_of, split_place
-from .output import on_interruption, print_json, printable, progress_bar
+from .output import CAME_WHOLE, on_interruption, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage pull s3://images/laptops/golden.sqlimage golden.sqlimage"
 
@@ -40,7 +40,7 @@ def command(
         raise sqlimage.UsageError(
             f"{sqlimage.without_userinfo(whole)}: comes with all its versions", hint=f"leave out @{version}"
         )
-    on_interruption("segments that came whole stay; the same command goes on")
+    on_interruption(CAME_WHOLE)
     with progress_bar("pulling") as progress:
         if image is None:
             report = sqlimage.resume_pull(url, bytes_per_second=limit_of(limit), parents=parents, progress=progress)

@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size, parse_size
 
 from .arguments import ImageArgument, JsonOption, LimitOption, SegmentSizeOption, UrlArgument, limit_of, split_image
-from .output import on_interruption, print_json, printable, progress_bar
+from .output import ARE_WHOLE, on_interruption, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage push laptop.sqlimage@golden s3://images/laptops/golden.sqlimage"
 
@@ -36,7 +36,7 @@ def command(
     are taken from the usual places: AWS_ACCESS_KEY_ID and the like, the files of docker and podman.
     """
     path, version = split_image(image)
-    on_interruption("segments that are there whole stay; the same command goes on")
+    on_interruption(ARE_WHOLE)
     with progress_bar("pushing") as progress:
         report = sqlimage.push(
             path,

@@ -10,7 +10,7 @@ import sqlimage
 from sqlimage import format_size, parse_size
 
 from .arguments import ImageArgument, JsonOption, SegmentSizeOption, split_image
-from .output import on_interruption, print_json, printable, progress_bar
+from .output import ARE_WHOLE, on_interruption, print_json, printable, progress_bar
 
 EXAMPLE = "sqlimage split laptop.sqlimage@golden /media/usb --segment-size 64MiB"
 
@@ -28,7 +28,7 @@ def command(
     its own data. `sqlimage join` puts them together, and any web server that serves DIR makes it a place to pull from.
     """
     path, version = split_image(image)
-    on_interruption("segments that are there whole stay; the same command goes on")
+    on_interruption(ARE_WHOLE)
     with progress_bar("splitting") as progress:
         report = sqlimage.split(path, version, directory, segment_bytes=parse_size(segment_size), progress=progress)
     if json:

@@ -20,15 +20,14 @@ from tests.session.use import (
     check_at_rest,
     clear,
     digest,
+    needs_fuse,
     refused,
     restored,
     states,
     told,
 )
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="mounting needs root and /dev/fuse"
-)
+pytestmark = needs_fuse
 
 
 @pytest.fixture(autouse=True)

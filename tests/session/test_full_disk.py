@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import pytest
 
 from tests.conftest import run
 from tests.images import noise, tool
 from tests.nbd.client import ENOSPC, FLUSH, WRITE, Client
 from tests.session import media
-from tests.session.use import check_at_rest, full_tmpfs, restored, served, states
+from tests.session.use import check_at_rest, full_tmpfs, needs_root, restored, served, states
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+pytestmark = needs_root
 STEP = 256 * 1024
 
 

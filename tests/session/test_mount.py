@@ -22,6 +22,7 @@ from tests.session.use import (
     digest,
     kill_mount,
     mount_record,
+    needs_fuse,
     refused,
     restored,
     served,
@@ -29,9 +30,7 @@ from tests.session.use import (
     told,
 )
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="mounting needs root and /dev/fuse"
-)
+pytestmark = needs_fuse
 TREE = {"a/b/deep.txt": b"deep\n", "a/large.bin": noise("large", 150_000), "empty": b""}
 
 

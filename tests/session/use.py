@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sqlimage.errors import SqlimageError
 from sqlimage.mount import loop, records
 from sqlimage.mount.mountpoint import mounts, unmount
@@ -24,6 +26,10 @@ from tests.images import run_tool, tool
 
 PROGRAM = str(Path(sys.executable).with_name("sqlimage"))
 SECONDS = 30.0
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+needs_fuse = pytest.mark.skipif(
+    os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="mounting needs root and /dev/fuse"
+)
 
 
 def clear(below: Path) -> None:

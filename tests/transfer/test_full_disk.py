@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import run
 from tests.images import noise, run_tool, tool
 from tests.make.misbehaving import misbehaving
-from tests.session.use import full_tmpfs
+from tests.session.use import full_tmpfs, needs_root
 from tests.transfer.made import (
     FILE_BYTES,
     NAME,
@@ -29,7 +29,7 @@ from tests.transfer.made import (
     make_world,
 )
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+pytestmark = needs_root
 DISK = "64m"
 ROOM_BYTES = 2 << 20
 """What is left of it: the image has more."""

@@ -19,7 +19,7 @@ from tests.images import noise, run_tool, tool
 from tests.make import travelling
 from tests.make.cost import PATIENCE
 from tests.make.misbehaving import misbehaving
-from tests.session.use import full_tmpfs
+from tests.session.use import full_tmpfs, needs_root
 from tests.transfer.made import NAME, SEGMENT, SEGMENT_BYTES, World, check_one_line, first_segment, make_world
 
 PROGRAM = Path(sys.executable).with_name("sqlimage")
@@ -83,7 +83,7 @@ def test_of_two_pulls_into_one_file_the_second_is_told_who_writes(world: World, 
     tool("verify", tmp_path / "copy.sqlimage")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@needs_root
 def test_a_receiver_without_room_leaves_an_image_that_can_be_read_and_filled(tmp_path: Path) -> None:
     """So much comes at once that SQLite has written a part of it when the disk is full."""
     image = tmp_path / "source.sqlimage"
