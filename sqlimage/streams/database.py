@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import apsw
 
@@ -306,11 +306,17 @@ class Database:
             self.seal()
             self.run("COMMIT")
         except BaseException:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
+            self.roll_back()
             if self.sealed:
                 self.sealed.roll_back()
             raise
+
+    def roll_back(self) -> None:
+        """Take back what an unfinished transaction has written."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        with suppress(apsw.Error):  # where the disk was full, SQLite takes back what it wrote with the next read
+            self.connection.execute("SELECT count(*) FROM main.sqlite_schema").fetchall()
 
     def check_maps(self, versions: Sequence[int] | None = None) -> None:
         """See that the maps of versions, of all unless told which, are those that were sealed; of an image that is

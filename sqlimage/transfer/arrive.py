@@ -7,13 +7,12 @@ import os
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
 
-from sqlimage.errors import DamagedError, DeviceError, FormatError, RefusedError, SqlimageError
+from sqlimage.errors import DamagedError, DeviceError, FormatError, RefusedError
 from sqlimage.nameless import start_writeback
 from sqlimage.streams import control, segments
 from sqlimage.streams.connecting import check_identity
@@ -309,10 +308,8 @@ class Incoming:
             self._unsettled.clear()
 
     def _take_back(self) -> None:
-        if self.database.connection.in_transaction:
-            self.database.run("ROLLBACK")
-        with suppress(SqlimageError):  # where the disk was full, SQLite takes back what it wrote with the next read
-            self.database.row("SELECT count(*) FROM main.segment")
+        with translated(self.database.path):
+            self.database.roll_back()
         for number in self._unsettled:
             self.segments[number - 1] = replace(self.segments[number - 1], state=MISSING)
         self._unsettled.clear()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import sqlimage
+from sqlimage.streams.database import Database
 from tests.conftest import run
 from tests.images import noise, run_tool, tool
 
@@ -154,6 +155,28 @@ def test_a_property_that_finds_no_room_leaves_the_image_as_it_was(tmp_path: Path
         (place / "filler").unlink()
         tool("verify", image, "--recover")
         tool("property", "set", image, "note=short")
+    finally:
+        run("umount", place)
+
+
+def test_a_transaction_of_which_a_part_was_written_when_the_disk_was_full_is_taken_back(tmp_path: Path) -> None:
+    place, image = tmp_path / "small", tmp_path / "small" / "i.sqlimage"
+    place.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place)
+    try:
+        (tmp_path / "raw").write_bytes(noise("z", 100_000))
+        tool("capture", tmp_path / "raw", image)
+        before = image.read_bytes()
+        with (
+            contextlib.closing(Database.open(str(image), writable=True)) as database,
+            pytest.raises(sqlimage.DeviceError, match="no space left"),
+            database.transaction(),
+        ):
+            for number in range(400):
+                database.run("INSERT INTO property VALUES (1, ?, zeroblob(20000))", [f"p{number}"])
+        assert os.listdir(place) == [image.name]
+        assert image.read_bytes() == before
+        tool("verify", image)
     finally:
         run("umount", place)
 
